@@ -1,0 +1,122 @@
+//! Opens a plugin library. Only call this for a file whose manifest was read: it executes the file.
+
+use std::path::{Path, PathBuf};
+
+use abi_stable::library::{AbiHeaderRef, LibHeader, RootModuleError, ROOT_MODULE_LOADER_NAME_WITH_NUL};
+use abi_stable::sabi_types::VersionNumber;
+use abi_stable::std_types::RSlice;
+
+use crate::abi::codes::build;
+use crate::abi::{AbiError, HostApi_Ref, KeyValue, PluginBox, PluginInfo, PluginRoot_Ref};
+
+use super::layout::{self, LayoutMismatch};
+use super::AbiVersion;
+
+/// A plugin library whose types agree with ours.
+pub struct OpenPlugin {
+    root: PluginRoot_Ref,
+    /// The ABI it was built against.
+    pub abi: AbiVersion,
+    /// Its static facts.
+    pub info: PluginInfo,
+}
+
+/// Why a library could not be opened. The words serve after `PATH: `.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// dlopen failed; the text is the system loader's.
+    #[error("the system cannot load it: {0}")]
+    Dlopen(String),
+    /// No root module under our name.
+    #[error("it does not export a sconce plugin")]
+    NoRoot,
+    /// The header is not one of abi_stable 0.11.
+    #[error("its ABI header cannot be read: {0}")]
+    Header(String),
+    /// Another major.
+    #[error("it was built for ABI {theirs}, this host speaks {ours}; install the plugin that belongs to this host")]
+    Major {
+        /// The plugin's.
+        theirs: AbiVersion,
+        /// Ours.
+        ours: AbiVersion,
+    },
+    /// Same major, other types: a build that broke the rules.
+    #[error("its types differ from this host's although both say ABI {theirs}: {}", .mismatch.summary)]
+    Layout {
+        /// The plugin's.
+        theirs: AbiVersion,
+        /// What differs.
+        mismatch: Box<LayoutMismatch>,
+    },
+    /// The root module's constructor failed or panicked.
+    #[error("its entry point failed: {0}")]
+    Root(String),
+    /// Built with `panic = "abort"`.
+    #[error("it was built with panic = \"abort\", so a panic in it would end the host; rebuild it with panic = \"unwind\"")]
+    Aborts,
+}
+
+/// Opens the library at `path`, checks version and layout, and asks for its static facts.
+///
+/// The library is never unloaded: its threads may outlive every object it made.
+///
+/// # Errors
+/// [`LoadError`]. A library that crashes in its initialisers takes the process with it.
+pub fn open(path: &Path) -> Result<OpenPlugin, LoadError> {
+    let header = header(path)?;
+    let theirs = version(header)?;
+    let ours = AbiVersion::ours();
+    if theirs.major != ours.major {
+        return Err(LoadError::Major { theirs, ours });
+    }
+    check_layout(header, theirs)?;
+    // SAFETY: `check_layout` accepted this header just above, and the library is never unloaded.
+    let root = unsafe { header.unchecked_layout::<PluginRoot_Ref>() };
+    let root = root.map_err(|e: RootModuleError| LoadError::Root(e.to_string()))?;
+    let info = (root.info())();
+    if info.build_flags & build::PANIC_UNWIND == 0 {
+        return Err(LoadError::Aborts);
+    }
+    Ok(OpenPlugin { root, abi: theirs, info })
+}
+
+impl OpenPlugin {
+    /// Creates the plugin; once per library and process.
+    ///
+    /// # Errors
+    /// What the plugin says.
+    pub fn create(&self, host: HostApi_Ref, options: &[KeyValue]) -> Result<PluginBox, AbiError> {
+        (self.root.create())(host, RSlice::from_slice(options)).into_result()
+    }
+}
+
+fn header(path: &Path) -> Result<&'static LibHeader, LoadError> {
+    // A relative name without a slash would be looked up in the system's directories.
+    let path: PathBuf = path.canonicalize().map_err(|e| LoadError::Dlopen(e.to_string()))?;
+    // SAFETY: the library's initialisers run here; the caller read its manifest and chose to trust it.
+    let library = unsafe { libloading::Library::new(&path) };
+    let library = library.map_err(|e| LoadError::Dlopen(chain(&e)))?;
+    // SAFETY: the symbol, if it is there, is abi_stable's header by construction of its mangled name.
+    let symbol = unsafe { library.get::<AbiHeaderRef>(ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes()) };
+    let header = symbol.map(|symbol| *symbol);
+    std::mem::forget(library);
+    header.map_err(|_| LoadError::NoRoot)?.upgrade().map_err(|e| LoadError::Header(e.to_string()))
+}
+
+/// libloading's own words are only "dlopen failed"; the reason is in the source.
+fn chain(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+fn version(header: &LibHeader) -> Result<AbiVersion, LoadError> {
+    let version =
+        VersionNumber::new(header.version_strings()).map_err(|e| LoadError::Header(e.to_string()))?;
+    Ok(AbiVersion { major: version.major, minor: version.minor })
+}
+
+fn check_layout(header: &'static LibHeader, theirs: AbiVersion) -> Result<(), LoadError> {
+    let layout = header.layout().ok_or_else(|| LoadError::Header("it carries no layout".into()))?;
+    layout::check(theirs, layout)
+        .map_err(|mismatch| LoadError::Layout { theirs, mismatch: Box::new(mismatch) })
+}

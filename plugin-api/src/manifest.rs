@@ -1,0 +1,216 @@
+//! The manifest: what the host knows of a plugin before it executes a byte of it.
+//!
+//! It lies in the library's section `.sconce` (`__DATA,__sconce` on Mach-O) as the bytes `SCONCE\0`, a format number
+//! (1), a little-endian `u32` length and that many bytes of UTF-8 JSON. Unknown keys are ignored.
+//! Here it is rendered at compile time; `loader::manifest` reads it.
+
+/// Begins the section.
+pub const MAGIC: &[u8; 7] = b"SCONCE\0";
+/// Version of the frame.
+pub const FORMAT: u8 = 1;
+/// Bytes before the JSON.
+pub const HEADER_BYTES: usize = 12;
+
+/// What a plugin says of itself at compile time.
+pub struct Manifest {
+    /// `cpu`, `cuda`, `metal`; reverse DNS for third parties.
+    pub id: &'static str,
+    /// Which build of it.
+    pub variant: &'static str,
+    /// The plugin's own version: `env!("CARGO_PKG_VERSION")`.
+    pub version: &'static str,
+    /// Who made it.
+    pub vendor: &'static str,
+    /// A sentence for people.
+    pub description: &'static str,
+    /// What computes.
+    pub engine: &'static str,
+    /// SPDX expression.
+    pub licence: &'static str,
+    /// Names of `codes::device` kinds.
+    pub device_kinds: &'static [&'static str],
+    /// `safetensors`, `gguf`.
+    pub formats: &'static [&'static str],
+    /// Libraries beyond the C runtime.
+    pub libraries: &'static [Library],
+    /// The driver without which no device works.
+    pub driver: Option<Driver>,
+    /// True for plugins that are never chosen automatically.
+    pub test: bool,
+}
+
+/// A library the plugin needs, and where it is looked for.
+pub struct Library {
+    /// File name, such as `libcublas.so.13`.
+    pub name: &'static str,
+    /// Directories, in order; `$ORIGIN` is the plugin's own.
+    pub search: &'static [&'static str],
+}
+
+/// A driver library with a function that tells its version.
+pub struct Driver {
+    /// File name.
+    pub library: &'static str,
+    /// Symbol to ask.
+    pub symbol: &'static str,
+    /// Least value that works.
+    pub least: u64,
+}
+
+/// The largest manifest, frame included.
+pub const MAX_BYTES: usize = 8192;
+
+/// A rendered manifest: the frame and its length.
+pub struct Rendered {
+    bytes: [u8; MAX_BYTES],
+    len: usize,
+}
+
+impl Rendered {
+    /// Bytes used.
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never: the frame is always there.
+    pub const fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The first `N` bytes, to initialise a static of exactly that size.
+    pub const fn take<const N: usize>(&self) -> [u8; N] {
+        let mut out = [0; N];
+        let mut i = 0;
+        while i < N {
+            out[i] = self.bytes[i];
+            i += 1;
+        }
+        out
+    }
+
+    const fn raw(mut self, text: &str) -> Self {
+        let text = text.as_bytes();
+        let mut i = 0;
+        while i < text.len() {
+            self.bytes[self.len] = text[i];
+            self.len += 1;
+            i += 1;
+        }
+        self
+    }
+
+    /// JSON text: quotes and backslashes escaped, control characters refused.
+    const fn text(mut self, text: &str) -> Self {
+        self = self.raw("\"");
+        let text = text.as_bytes();
+        let mut i = 0;
+        while i < text.len() {
+            assert!(text[i] >= 0x20, "a manifest holds no control characters");
+            if text[i] == b'"' || text[i] == b'\\' {
+                self = self.raw("\\");
+            }
+            self.bytes[self.len] = text[i];
+            self.len += 1;
+            i += 1;
+        }
+        self.raw("\"")
+    }
+
+    const fn field(self, key: &str, value: &str) -> Self {
+        self.raw(",").text(key).raw(":").text(value)
+    }
+
+    const fn list(self, key: &str, values: &[&str]) -> Self {
+        self.raw(",").text(key).raw(":").array(values)
+    }
+
+    const fn array(mut self, values: &[&str]) -> Self {
+        self = self.raw("[");
+        let mut i = 0;
+        while i < values.len() {
+            if i > 0 {
+                self = self.raw(",");
+            }
+            self = self.text(values[i]);
+            i += 1;
+        }
+        self.raw("]")
+    }
+
+    const fn number(self, value: u64) -> Self {
+        let rest = if value >= 10 { self.number(value / 10) } else { self };
+        let digit = [b'0' + (value % 10) as u8];
+        match std::str::from_utf8(&digit) {
+            Ok(digit) => rest.raw(digit),
+            Err(_) => unreachable!(),
+        }
+    }
+
+    const fn libraries(mut self, libraries: &[Library]) -> Self {
+        self = self.raw(",\"libraries\":[");
+        let mut i = 0;
+        while i < libraries.len() {
+            if i > 0 {
+                self = self.raw(",");
+            }
+            self = self.raw("{\"name\":").text(libraries[i].name);
+            self = self.list("search", libraries[i].search).raw("}");
+            i += 1;
+        }
+        self.raw("]")
+    }
+
+    const fn driver(self, driver: &Option<Driver>) -> Self {
+        match driver {
+            None => self,
+            Some(d) => self
+                .raw(",\"driver\":{\"library\":")
+                .text(d.library)
+                .field("symbol", d.symbol)
+                .raw(",\"least\":")
+                .number(d.least)
+                .raw("}"),
+        }
+    }
+
+    const fn framed(mut self) -> Self {
+        let length = ((self.len - HEADER_BYTES) as u32).to_le_bytes();
+        let mut i = 0;
+        while i < 4 {
+            self.bytes[8 + i] = length[i];
+            i += 1;
+        }
+        self
+    }
+}
+
+impl Manifest {
+    /// The frame and the JSON, computed at compile time. `target` is the triple's `arch-os`.
+    pub const fn render(&self) -> Rendered {
+        let mut start = Rendered { bytes: [0; MAX_BYTES], len: HEADER_BYTES };
+        let mut i = 0;
+        while i < MAGIC.len() {
+            start.bytes[i] = MAGIC[i];
+            i += 1;
+        }
+        start.bytes[7] = FORMAT;
+        start
+            .raw("{\"id\":")
+            .text(self.id)
+            .field("variant", self.variant)
+            .field("version", self.version)
+            .field("vendor", self.vendor)
+            .field("description", self.description)
+            .field("engine", self.engine)
+            .field("licence", self.licence)
+            .field("abi", env!("CARGO_PKG_VERSION"))
+            .field("arch", std::env::consts::ARCH)
+            .field("os", std::env::consts::OS)
+            .list("device_kinds", self.device_kinds)
+            .list("formats", self.formats)
+            .libraries(self.libraries)
+            .driver(&self.driver)
+            .raw(if self.test { ",\"test\":true}" } else { ",\"test\":false}" })
+            .framed()
+    }
+}
