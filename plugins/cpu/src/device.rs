@@ -1,0 +1,57 @@
+//! Opening the processor for the engine: operations, memory, threads.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, utils};
+use sconce_engine::Target;
+use sconce_engine::cpu::CpuOps;
+
+use crate::probe;
+
+/// Element types the CPU computes in. Half types would be widened on every call and are several times slower.
+pub const COMPUTE: &[DType] = &[DType::F32];
+
+/// Bytes that candle's packed copies take beside each byte of quantised weights, in the worst case (Q4_K
+/// with AMX: 6 and 10 bits a weight beside 4.5).
+const PACKED_SHARE: f64 = 3.6;
+
+/// Variables that change what candle computes with. Nobody sets them by accident, so they are worth a line.
+const SWITCHES: [&str; 7] = [
+    "CANDLE_BARRIER_POOL_SPIN_LIMIT",
+    "CANDLE_CPU_AFFINITY",
+    "CANDLE_CPU_MASK",
+    "CANDLE_DEQUANTIZE_ALL",
+    "CANDLE_DEQUANTIZE_ALL_F16",
+    "MISTRALRS_FORCE_AVX2",
+    "MISTRALRS_FORCE_AVXVNNI",
+];
+
+/// The processor as the engine wants it. `threads`: what the host means to use; 0 = it does not say.
+pub fn open(threads: u32) -> Target {
+    // The pools take their size from the environment, which the host set before it started a thread.
+    let have = utils::get_num_threads();
+    if threads != 0 && threads as usize != have {
+        tracing::warn!(
+            asked = threads,
+            have,
+            "the thread pools have another size than asked for; \
+             set RAYON_NUM_THREADS and CANDLE_NUM_THREADS before the start"
+        );
+    }
+    Target {
+        device: Device::Cpu,
+        ops: Arc::new(CpuOps),
+        compute: COMPUTE,
+        free_memory: Box::new(|| probe::memory().map(|memory| memory.free)),
+        packed_share: if cfg!(target_arch = "x86_64") { PACKED_SHARE } else { 1.0 },
+    }
+}
+
+/// Logs the switches of the numeric library that are set.
+pub fn log_environment() {
+    for name in SWITCHES {
+        if let Some(value) = std::env::var_os(name) {
+            tracing::warn!("{name} is set to {value:?} and changes how the CPU backend computes");
+        }
+    }
+}

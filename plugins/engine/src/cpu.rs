@@ -1,0 +1,128 @@
+//! What the CPU computes in its own way. The only place in the engine that assumes a device.
+//!
+//! [`CpuOps`] looks into the tensors' memory and falls back to candle's operations for shapes and types
+//! its kernels are not made for. The kernels themselves (`attention`, `simd`) see plain slices.
+
+mod attention;
+mod simd;
+
+use candle_core::quantized::QTensor;
+use candle_core::{CpuStorage, Device, Layout, Result, Storage, Tensor};
+use rayon::prelude::*;
+
+use crate::matrix::{Linear, Matrix};
+use crate::ops::{CandleOps, Ops, Span};
+use attention::Job;
+use simd::Kernel;
+
+/// Rows up to which projections of one input are worth a common parallel region; more rows are better
+/// served by candle's kernels for long inputs.
+const FUSED_ROWS: usize = 16;
+/// Values a thread gates at a time.
+const GATE_CHUNK: usize = 4096;
+
+/// The operations of the CPU backend.
+pub struct CpuOps;
+
+impl Ops for CpuOps {
+    fn linears(&self, x: &Tensor, all: &[&Linear]) -> Result<Vec<Tensor>> {
+        match fused(x, all)? {
+            Some(outputs) => outputs.into_iter().zip(all).map(|(y, linear)| linear.add_bias(y)).collect(),
+            None => CandleOps.linears(x, all),
+        }
+    }
+
+    fn silu_gate(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        let gated = with_f32(gate, |gate| with_f32(up, |up| silu_gate(gate, up)));
+        match gated.flatten() {
+            Some(values) => Tensor::from_vec(values, gate.shape(), &Device::Cpu),
+            None => CandleOps.silu_gate(gate, up),
+        }
+    }
+
+    fn attention(&self, q: &Tensor, spans: &[Span<'_>], scale: f64) -> Result<Tensor> {
+        let (tokens, heads, head_dim) = q.dims3()?;
+        let mixed = match attention::handles(head_dim) {
+            true => with_f32(q, |q| with_spans(spans, |jobs| attention::run(q, heads, jobs, scale as f32))),
+            false => None,
+        };
+        match mixed.flatten() {
+            Some(values) => Tensor::from_vec(values, (tokens, heads * head_dim), &Device::Cpu),
+            None => CandleOps.attention(q, spans, scale),
+        }
+    }
+}
+
+/// Quantised projections of one short input: the input is quantised once. `None` where candle cannot.
+fn fused(x: &Tensor, all: &[&Linear]) -> Result<Option<Vec<Tensor>>> {
+    let quantised = |linear: &&Linear| match &linear.weight {
+        Matrix::Quantised(weight) => Some(weight.clone()),
+        Matrix::Dense(_) => None,
+    };
+    match all.iter().map(quantised).collect::<Option<Vec<_>>>() {
+        Some(weights) if x.dim(0)? <= FUSED_ROWS => {
+            let weights: Vec<&QTensor> = weights.iter().map(AsRef::as_ref).collect();
+            QTensor::gemv_fused_shared_lhs(&weights, x)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The values of a tensor, if they are contiguous f32 in host memory.
+fn f32_slice<'a>(storage: &'a Storage, layout: &Layout) -> Option<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => Some(&values[start..end]),
+        _ => None,
+    }
+}
+
+/// Gives `body` the values of a contiguous f32 tensor; `None` for any other.
+fn with_f32<T>(tensor: &Tensor, body: impl FnOnce(&[f32]) -> T) -> Option<T> {
+    let (storage, layout) = tensor.storage_and_layout();
+    f32_slice(&storage, layout).map(body)
+}
+
+/// Gives `body` the spans as slices; `None` unless all keys and values are contiguous f32.
+fn with_spans<T>(spans: &[Span<'_>], body: impl FnOnce(&[Job<'_>]) -> T) -> Option<T> {
+    let guards: Vec<_> =
+        spans.iter().map(|span| (span.keys.storage_and_layout(), span.values.storage_and_layout())).collect();
+    let mut jobs = Vec::with_capacity(spans.len());
+    for (span, ((keys, keys_layout), (values, values_layout))) in spans.iter().zip(&guards) {
+        jobs.push(Job {
+            tokens: span.rows.len(),
+            past: span.past,
+            kv_heads: keys_layout.dims().get(1).copied()?,
+            keys: f32_slice(keys, keys_layout)?,
+            values: f32_slice(values, values_layout)?,
+        });
+    }
+    Some(body(&jobs))
+}
+
+/// See [`Ops::silu_gate`]; both slices have the same length.
+fn silu_gate(gate: &[f32], up: &[f32]) -> Vec<f32> {
+    let mut out = vec![0.0; gate.len()];
+    let inputs = gate.par_chunks(GATE_CHUNK).zip(up.par_chunks(GATE_CHUNK));
+    out.par_chunks_mut(GATE_CHUNK).zip(inputs).for_each(|(out, (gate, up))| {
+        simd::dispatch(SiluGate { gate, up, out });
+    });
+    out
+}
+
+struct SiluGate<'a> {
+    gate: &'a [f32],
+    up: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for SiluGate<'_> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        for ((out, gate), up) in self.out.iter_mut().zip(self.gate).zip(self.up) {
+            *out = gate / (1.0 + simd::exp::<FMA>(-gate)) * up;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

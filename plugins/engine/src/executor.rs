@@ -1,0 +1,222 @@
+//! The executor the host drives: sequences, steps, warm-up.
+//!
+//! It puts cache and decoder together and keeps the promise of atomicity: room is claimed before a step,
+//! lengths change after it, and whatever goes wrong between gives the room back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use candle_core::{DType, Tensor};
+use sconce_plugin_api::abi_stable::std_types::RVec;
+use sconce_plugin_api::sdk::codes::{caps, dtype, want};
+use sconce_plugin_api::sdk::{self, Batch, Chunk, Executor, ForwardStats, ModelInfo, Outputs, Reserve};
+
+use crate::decoder::{Decoder, Part, Rows, Step};
+use crate::error::{EngineError, Result};
+use crate::kv::{BLOCK, Demand, KvCache, Sequence};
+use crate::stats::Counters;
+use crate::target::wire;
+
+/// What every executor of this engine can do.
+pub const CAPS: u64 = caps::FORK | caps::TRUNCATE | caps::WANT_ALL | caps::BATCH | caps::HIDDEN;
+
+/// What a load found and chose.
+pub(crate) struct Facts {
+    pub quantised_bytes: u64,
+    pub dense_bytes: u64,
+    pub compute: DType,
+    pub max_context: usize,
+}
+
+/// A loaded model on one device.
+pub struct EngineExecutor {
+    decoder: Decoder,
+    cache: KvCache,
+    facts: Facts,
+    counters: Arc<Counters>,
+}
+
+impl EngineExecutor {
+    pub(crate) fn new(decoder: Decoder, cache: KvCache, facts: Facts, counters: Arc<Counters>) -> Self {
+        EngineExecutor { decoder, cache, facts, counters }
+    }
+
+    /// Runs a step whose room is claimed, and writes its rows.
+    fn step(&mut self, batch: &Batch<'_>, out: &mut Outputs<'_>) -> Result<usize> {
+        let wanted = batch.wanted_tokens();
+        let parts = batch.chunks.iter().map(|chunk| part(&self.cache, chunk)).collect::<Result<_>>()?;
+        let step = Step { tokens: batch.tokens, parts, wanted: &wanted };
+        let poll = || batch.check_cancelled().map_err(|_| EngineError::Cancelled);
+        if let Some(rows) = self.decoder.forward(&step, poll)? {
+            write(&rows, batch.chunks, out)?;
+        }
+        Ok(wanted.len())
+    }
+
+    fn append(&mut self, batch: &Batch<'_>, out: &mut Outputs<'_>) -> Result<usize> {
+        let demands: Vec<Demand> = batch.chunks.iter().map(|chunk| (chunk.seq, chunk.len as usize)).collect();
+        let claim = self.cache.reserve(&demands)?;
+        let done = self.step(batch, out);
+        match done {
+            Ok(_) => self.cache.commit(&demands)?,
+            Err(_) => self.cache.release(claim),
+        }
+        done
+    }
+
+    /// One step of `tokens` tokens on a sequence of its own.
+    fn warm(&mut self, tokens: usize, rows: usize) -> Result<()> {
+        let sequence = self.cache.scratch(tokens)?;
+        let wanted: Vec<u32> = (tokens.saturating_sub(rows)..tokens).map(|row| row as u32).collect();
+        let step = Step {
+            tokens: &vec![0; tokens],
+            parts: vec![Part { rows: 0..tokens, sequence: &sequence }],
+            wanted: &wanted,
+        };
+        self.decoder.forward(&step, || Ok(()))?;
+        Ok(())
+    }
+
+    fn publish(&self) {
+        self.counters.kv_used_tokens.store(self.cache.used_tokens() as u64, Ordering::Relaxed);
+        self.counters.sequences.store(self.cache.sequences() as u64, Ordering::Relaxed);
+    }
+
+    fn count(&self, batch: &Batch<'_>, ns: u64) {
+        let add = |counter: &AtomicU64, value: u64| counter.fetch_add(value, Ordering::Relaxed);
+        for chunk in batch.chunks {
+            let decoding = chunk.len == 1 && chunk.pos > 0;
+            let counter = if decoding { &self.counters.tokens_decode } else { &self.counters.tokens_prefill };
+            add(counter, u64::from(chunk.len));
+        }
+        add(&self.counters.forward_calls, 1);
+        add(&self.counters.busy_ns, ns);
+    }
+
+    /// Answers a call that may have changed the cache.
+    fn answer<T>(&self, result: Result<T>) -> sdk::Result<T> {
+        self.publish();
+        result.map_err(EngineError::for_host)
+    }
+}
+
+impl Executor for EngineExecutor {
+    fn info(&self) -> ModelInfo {
+        let config = self.decoder.config();
+        let quantised = self.facts.quantised_bytes > 0;
+        let compute = wire(self.facts.compute);
+        ModelInfo {
+            architecture: config.family.name.into(),
+            vocab: config.vocab_size as u32,
+            layers: config.layers as u32,
+            heads: config.heads as u32,
+            kv_heads: config.kv_heads as u32,
+            head_dim: config.head_dim as u32,
+            hidden: config.hidden_size as u32,
+            max_context: u32::try_from(self.facts.max_context).unwrap_or(u32::MAX),
+            block_size: BLOCK as u32,
+            weights_bytes: self.facts.quantised_bytes + self.facts.dense_bytes,
+            kv_bytes_per_token: config.kv_bytes_per_token(self.facts.compute.size_in_bytes()),
+            kv_capacity_tokens: self.cache.total_tokens() as u64,
+            caps: CAPS,
+            compute_dtype: compute,
+            weight_dtype: if quantised { dtype::QUANTISED } else { compute },
+            kv_dtype: compute,
+            _pad: 0,
+            ext: RVec::new(),
+            _r: [0; 8],
+        }
+    }
+
+    fn seq_create(&mut self, hint: u32) -> sdk::Result<u64> {
+        let created = self.cache.create(hint as usize);
+        self.answer(created)
+    }
+
+    fn seq_free(&mut self, seq: u64) {
+        self.cache.free(seq);
+        self.publish();
+    }
+
+    fn seq_truncate(&mut self, seq: u64, len: u32) -> sdk::Result<()> {
+        let truncated = self.cache.truncate(seq, len as usize);
+        self.answer(truncated)
+    }
+
+    fn seq_fork(&mut self, src: u64, len: u32, hint: u32) -> sdk::Result<u64> {
+        let forked = self.cache.fork(src, len as usize, hint as usize);
+        self.answer(forked)
+    }
+
+    fn seq_len(&self, seq: u64) -> sdk::Result<u32> {
+        self.cache.get(seq).map(|sequence| sequence.len() as u32).map_err(EngineError::for_host)
+    }
+
+    fn kv_reserve(&mut self, demands: &[Reserve]) -> sdk::Result<()> {
+        let demands: Vec<Demand> = demands.iter().map(|demand| (demand.seq, demand.extra as usize)).collect();
+        // The host keeps what it reserved until it truncates or frees the sequence.
+        let reserved = self.cache.reserve(&demands).map(|_claim| ());
+        self.answer(reserved)
+    }
+
+    fn forward(&mut self, batch: &Batch<'_>, out: &mut Outputs<'_>) -> sdk::Result<ForwardStats> {
+        let started = Instant::now();
+        let rows = self.append(batch, out);
+        let ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let rows = self.answer(rows)?;
+        self.count(batch, ns);
+        Ok(ForwardStats { rows: rows as u32, tokens: batch.tokens.len() as u32, ns, ..Default::default() })
+    }
+
+    fn warmup(&mut self, max_tokens: u32) -> sdk::Result<()> {
+        // A long step and a single token: kernels pack weights at the first call of each kind. Two rows
+        // on the output projection, since a batch will bring several.
+        let long = max_tokens.max(1) as usize;
+        self.warm(long, 2).and_then(|()| self.warm(1, 1)).map_err(EngineError::for_host)
+    }
+}
+
+fn part<'a>(cache: &'a KvCache, chunk: &Chunk) -> Result<Part<'a>> {
+    let rows = chunk.start as usize..(chunk.start + chunk.len) as usize;
+    let sequence: &Sequence = cache.get(chunk.seq)?;
+    Ok(Part { rows, sequence })
+}
+
+/// Copies the rows of a step into the host's buffers.
+fn write(rows: &Rows, chunks: &[Chunk], out: &mut Outputs<'_>) -> Result<()> {
+    copy(&rows.logits, out.logits)?;
+    let with_hidden = rows_with_hidden(chunks);
+    if with_hidden.is_empty() {
+        return Ok(());
+    }
+    let at = Tensor::new(with_hidden, rows.hidden.device())?;
+    copy(&rows.hidden.index_select(&at, 0)?, out.hidden)
+}
+
+fn copy(from: &Tensor, to: &mut [f32]) -> Result<()> {
+    let values = from.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    to.copy_from_slice(&values);
+    Ok(())
+}
+
+/// Which of a step's wanted rows want their hidden state as well.
+fn rows_with_hidden(chunks: &[Chunk]) -> Vec<u32> {
+    let mut row = 0;
+    let mut found = Vec::new();
+    for chunk in chunks {
+        let rows = match chunk.want & !want::HIDDEN {
+            want::NONE => 0,
+            want::LAST => 1,
+            _ => chunk.len,
+        };
+        if chunk.want & want::HIDDEN != 0 {
+            found.extend(row..row + rows);
+        }
+        row += rows;
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! From a load request to an executor: what is chosen, what is refused, how large the KV cache may be.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use sconce_formats::{ElementType, Format, ModelHeader, ModelSource, TensorEntry};
+use sconce_plugin_api::sdk::codes::{source, stage};
+use sconce_plugin_api::sdk::{self, LoadRequest, Loaded, Options, Progress};
+use serde_json::{Map, Value};
+
+use crate::decoder::Decoder;
+use crate::error::{EngineError, Result};
+use crate::executor::{EngineExecutor, Facts};
+use crate::kv::{BLOCK, KvCache, Layout, Limits};
+use crate::stats::{Counters, EngineStats};
+use crate::target::{Target, Types};
+use crate::weights::{Weights, report};
+
+/// Share of the memory left beside weights and packed copies that an automatic KV budget takes.
+const KV_SHARE: f64 = 0.5;
+/// Option with a JSON object whose keys replace those of `config.json`; for tests and verification.
+const CONFIG_OVERRIDES: &str = "config_overrides";
+
+/// Loads a model onto `target`.
+///
+/// # Errors
+/// The codes of [`sdk::Plugin::load`]: CANCELLED, NOT_FOUND, BAD_MODEL_FILE, UNSUPPORTED, OUT_OF_MEMORY,
+/// and INVALID_ARGUMENT for an option that makes no sense.
+pub fn load(
+    target: Target,
+    request: &LoadRequest,
+    progress: &mut Progress<'_>,
+) -> sdk::Result<Loaded<EngineExecutor>> {
+    progress.update(stage::OPEN, 0, 1)?;
+    load_onto(target, request, progress).map_err(EngineError::for_host)
+}
+
+fn load_onto(
+    target: Target,
+    request: &LoadRequest,
+    progress: &mut Progress<'_>,
+) -> Result<Loaded<EngineExecutor>> {
+    let types = Types::choose(target.compute, request.weight_dtype, request.kv_dtype)?;
+    let overrides = overrides(&Options::of(request))?;
+    let header = sconce_formats::model::open(model_source(&request.source)?, overrides.as_ref())?;
+    check_weights_fit(&target, &header, types)?;
+    let mut progress = report(progress, header.weights_bytes);
+    let mut weights = Weights::open(&header, &target.device, types, &mut progress)?;
+    let decoder = Decoder::new(header.config.clone(), target.ops.clone(), &mut weights)?;
+    let (quantised, dense) = (weights.quantised_bytes, weights.dense_bytes);
+    let facts = Facts {
+        quantised_bytes: quantised,
+        dense_bytes: dense,
+        compute: types.compute,
+        max_context: context(request, &header),
+    };
+    let cache = cache(&target, request, &header, &facts)?;
+    let counters = Arc::new(Counters::default());
+    counters.kv_total_tokens.store(cache.total_tokens() as u64, Ordering::Relaxed);
+    let stats = Box::new(EngineStats(counters.clone()));
+    Ok(Loaded { executor: EngineExecutor::new(decoder, cache, facts, counters), stats })
+}
+
+/// The files a request names, as the format readers know them.
+pub(crate) fn model_source(source: &sdk::ModelSource) -> Result<ModelSource> {
+    let paths: Vec<_> = source.paths.iter().map(|path| path.as_str().into()).collect();
+    let unknown =
+        |what: String| EngineError::Unsupported { what, fix: "use a host of the same version".to_owned() };
+    let format = match source.kind {
+        source::SAFETENSORS => Format::Safetensors,
+        source::GGUF => Format::Gguf,
+        other => return Err(unknown(format!("a model source of kind {other}"))),
+    };
+    if paths.is_empty() {
+        return Err(unknown("a model source without files".to_owned()));
+    }
+    let config = Some(source.config_json.to_string()).filter(|text| !text.is_empty());
+    Ok(ModelSource::from_parts(format, paths, config))
+}
+
+fn overrides(options: &Options<'_>) -> Result<Option<Map<String, Value>>> {
+    let Some(text) = options.get(CONFIG_OVERRIDES) else { return Ok(None) };
+    match serde_json::from_str(text) {
+        Ok(map) => Ok(Some(map)),
+        Err(error) => {
+            let reason = format!("expected a JSON object, {error}");
+            Err(EngineError::Option { key: CONFIG_OVERRIDES, reason })
+        }
+    }
+}
+
+/// Longest sequence: as asked for, or as trained.
+fn context(request: &LoadRequest, header: &ModelHeader) -> usize {
+    let trained = header.config.context_length;
+    match request.max_context as usize {
+        0 => trained,
+        asked => {
+            if asked > trained {
+                tracing::warn!(asked, trained, "the context is longer than the model was trained for");
+            }
+            asked
+        }
+    }
+}
+
+/// Bytes a tensor takes on the device, and whether they are allocated (a mapped file is not).
+pub(crate) fn device_bytes(entry: &TensorEntry, types: Types) -> (u64, bool) {
+    let elements: u64 = entry.shape.iter().map(|dim| *dim as u64).product();
+    match entry.dtype {
+        ElementType::Ggml(ty) if !ty.is_float() && !types.expand => (entry.bytes, false),
+        _ => (elements * types.compute.size_in_bytes() as u64, true),
+    }
+}
+
+/// Refuses weights that cannot fit before reading them for minutes.
+fn check_weights_fit(target: &Target, header: &ModelHeader, types: Types) -> Result<()> {
+    let on_host = target.device.is_cpu();
+    let sizes = header.tensors.values().map(|entry| device_bytes(entry, types));
+    let need_bytes: u64 = sizes.filter(|(_, allocated)| *allocated || !on_host).map(|(bytes, _)| bytes).sum();
+    match (target.free_memory)() {
+        Some(free_bytes) if need_bytes > free_bytes => Err(EngineError::OutOfMemory {
+            what: "the model's weights",
+            need_bytes,
+            free_bytes,
+            fix: "use a quantised version of the model, a smaller model or more memory",
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn cache(target: &Target, request: &LoadRequest, header: &ModelHeader, facts: &Facts) -> Result<KvCache> {
+    let config = &header.config;
+    let layout = Layout {
+        layers: config.layers,
+        kv_heads: config.kv_heads,
+        head_dim: config.head_dim,
+        dtype: facts.compute,
+        device: target.device.clone(),
+    };
+    let sequences = request.max_sequences.max(1) as usize;
+    let per_block = layout.bytes_per_token() * BLOCK as u64;
+    let most = sequences.saturating_mul(facts.max_context.div_ceil(BLOCK));
+    let budget = match request.kv_bytes {
+        0 => share_of_free(target, facts),
+        asked => asked,
+    };
+    let blocks = usize::try_from(budget / per_block).unwrap_or(usize::MAX).min(most);
+    if blocks == 0 {
+        return Err(EngineError::OutOfMemory {
+            what: "a KV cache of one block",
+            need_bytes: per_block,
+            free_bytes: budget,
+            fix: "give the KV cache more memory, or use a smaller model",
+        });
+    }
+    tracing::debug!(tokens = blocks * BLOCK, bytes = blocks as u64 * per_block, "sized the KV cache");
+    Ok(KvCache::new(layout, Limits { blocks, sequences, context: facts.max_context }))
+}
+
+/// Bytes an automatic budget takes; unlimited where nobody can tell what is free.
+fn share_of_free(target: &Target, facts: &Facts) -> u64 {
+    let packed = (facts.quantised_bytes as f64 * target.packed_share) as u64;
+    match (target.free_memory)() {
+        Some(free) => (free.saturating_sub(packed) as f64 * KV_SHARE) as u64,
+        None => u64::MAX,
+    }
+}
+
+#[cfg(test)]
+mod tests;

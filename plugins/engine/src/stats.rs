@@ -1,0 +1,42 @@
+//! Figures that any thread may read while the engine thread works.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sconce_plugin_api::sdk::codes::metric;
+use sconce_plugin_api::sdk::{Metric, Stats};
+
+/// The counters; the executor writes them, [`Stats`] reads them.
+#[derive(Default)]
+pub struct Counters {
+    pub(crate) kv_used_tokens: AtomicU64,
+    pub(crate) kv_total_tokens: AtomicU64,
+    pub(crate) sequences: AtomicU64,
+    pub(crate) forward_calls: AtomicU64,
+    pub(crate) tokens_prefill: AtomicU64,
+    pub(crate) tokens_decode: AtomicU64,
+    pub(crate) busy_ns: AtomicU64,
+}
+
+/// What `load` hands out beside the executor.
+pub struct EngineStats(pub(crate) Arc<Counters>);
+
+impl Stats for EngineStats {
+    fn metrics(&self) -> Vec<Metric> {
+        let read = |value: &AtomicU64| value.load(Ordering::Relaxed) as f64;
+        let all = &self.0;
+        vec![
+            named("kv_used_tokens", metric::GAUGE, read(&all.kv_used_tokens)),
+            named("kv_total_tokens", metric::GAUGE, read(&all.kv_total_tokens)),
+            named("sequences", metric::GAUGE, read(&all.sequences)),
+            named("forward_calls_total", metric::COUNTER, read(&all.forward_calls)),
+            named("prefill_tokens_total", metric::COUNTER, read(&all.tokens_prefill)),
+            named("decode_tokens_total", metric::COUNTER, read(&all.tokens_decode)),
+            named("busy_seconds_total", metric::COUNTER, read(&all.busy_ns) / 1e9),
+        ]
+    }
+}
+
+fn named(name: &str, kind: u32, value: f64) -> Metric {
+    Metric { name: name.into(), kind, _pad: 0, value }
+}

@@ -1,0 +1,106 @@
+//! What a backend brings: everything the engine needs to know of a device.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device};
+use sconce_plugin_api::sdk::codes::dtype;
+
+use crate::error::{EngineError, Result};
+use crate::ops::Ops;
+
+/// Bytes of memory that weights and KV cache may still take, or `None` where nobody can tell.
+pub type FreeMemory = Box<dyn Fn() -> Option<u64> + Send>;
+
+/// One opened device.
+pub struct Target {
+    /// Where tensors live.
+    pub device: Device,
+    /// The hot operations, in the backend's own version where it has one.
+    pub ops: Arc<dyn Ops>,
+    /// Element types of activations and dense weights, the automatic choice first; F32 is among them.
+    pub compute: &'static [DType],
+    /// Asked after the weights are in place, to size the KV cache.
+    pub free_memory: FreeMemory,
+    /// Bytes that kernels will hold beside each byte of quantised weights (packed copies).
+    pub packed_share: f64,
+}
+
+/// Which element types a load uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Types {
+    /// Activations and dense weights.
+    pub compute: DType,
+    /// Quantised weights become dense as well.
+    pub expand: bool,
+}
+
+impl Types {
+    /// What `LoadRequest::weight_dtype` and `kv_dtype` ask of a backend that computes in `offered`.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] for a type that is not offered.
+    pub fn choose(offered: &[DType], weight_dtype: u32, kv_dtype: u32) -> Result<Types> {
+        let types = match weight_dtype {
+            dtype::AUTO => Types { compute: offered[0], expand: false },
+            wanted => match offered.iter().find(|offer| wire(**offer) == wanted) {
+                Some(compute) => Types { compute: *compute, expand: wanted == dtype::F32 },
+                None => return Err(refuse("weights", wanted, offered)),
+            },
+        };
+        match kv_dtype {
+            dtype::AUTO => Ok(types),
+            wanted if wanted == wire(types.compute) => Ok(types),
+            wanted => Err(refuse("a KV cache", wanted, &[types.compute])),
+        }
+    }
+}
+
+fn refuse(what: &str, wanted: u32, offered: &[DType]) -> EngineError {
+    let names: Vec<&str> = offered.iter().map(|offer| dtype::name(wire(*offer))).collect();
+    EngineError::Unsupported {
+        what: format!("{what} of type {}", dtype::name(wanted)),
+        fix: format!("ask for `auto` or {}", names.join(", ")),
+    }
+}
+
+/// The wire number of an element type.
+pub(crate) fn wire(ty: DType) -> u32 {
+    match ty {
+        DType::F32 => dtype::F32,
+        DType::F16 => dtype::F16,
+        DType::BF16 => dtype::BF16,
+        // No target offers another one.
+        _ => dtype::AUTO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(weight: u32, kv: u32, expected: Option<Types>) {
+        assert_eq!(Types::choose(&[DType::F32], weight, kv).ok(), expected, "{weight} {kv}");
+    }
+
+    #[test]
+    fn requests_become_types() {
+        let as_stored = Types { compute: DType::F32, expand: false };
+        let expanded = Types { compute: DType::F32, expand: true };
+        check(dtype::AUTO, dtype::AUTO, Some(as_stored));
+        check(dtype::AUTO, dtype::F32, Some(as_stored));
+        check(dtype::F32, dtype::AUTO, Some(expanded));
+        check(dtype::F16, dtype::AUTO, None);
+        check(dtype::BF16, dtype::F32, None);
+        check(dtype::QUANTISED, dtype::AUTO, None);
+        check(dtype::AUTO, dtype::Q8_0, None);
+        check(dtype::AUTO, dtype::F16, None);
+        check(77, dtype::AUTO, None);
+    }
+
+    #[test]
+    fn a_refusal_names_what_there_is() {
+        let error = Types::choose(&[DType::F32], dtype::F16, dtype::AUTO).expect_err("not offered");
+        let text = error.to_string();
+        assert!(text.contains("float16") && text.contains("float32"), "{text}");
+    }
+}
