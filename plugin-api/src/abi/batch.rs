@@ -111,9 +111,10 @@ pub struct ForwardOut<'a> {
     pub logits: RSliceMut<'a, f32>,
     /// TOPK rows × k and ARGMAX rows × 1: token ids, best first.
     pub ids: RSliceMut<'a, u32>,
-    /// The logits of `ids`.
+    /// The logits of `ids`, after bias and masks; a masked token has minus infinity.
     pub vals: RSliceMut<'a, f32>,
-    /// TOPK and ARGMAX rows: log-sum-exp over the vocabulary, so that probabilities can be told.
+    /// TOPK and ARGMAX rows: log-sum-exp over the vocabulary, after bias and masks like `vals`, so that
+    /// probabilities can be told.
     pub lse: RSliceMut<'a, f32>,
     /// Rows with `want::HIDDEN` × hidden, after the final norm.
     pub hidden: RSliceMut<'a, f32>,

@@ -1,12 +1,13 @@
 //! The host's side of the boundary: read a plugin's manifest without executing it, open the library, check
 //! that both sides mean the same types, and create the plugin.
 
+mod golden;
 mod layout;
 mod manifest;
 mod object_file;
 mod open;
 
-pub use layout::{golden_digest, golden_text};
+pub use golden::{golden_digest, golden_text};
 pub use manifest::{read_manifest, DriverFloor, ManifestError, NeededLibrary, PluginManifest};
 pub use open::{open, LoadError, OpenPlugin};
 

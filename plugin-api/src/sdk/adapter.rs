@@ -57,7 +57,7 @@ fn check_request(request: &LoadRequest) -> Result<()> {
         let n = request.devices.len();
         return Err(Error::unsupported(format!("a model runs on exactly one device, the request names {n}")));
     }
-    if request._r.iter().any(|word| *word != 0) {
+    if request._r.iter().chain(&request.source._r).any(|word| *word != 0) {
         return Err(Error::unsupported("the load request sets a reserved word this ABI minor does not know"));
     }
     if request.max_batch_tokens == 0 || request.max_sequences == 0 {
@@ -150,7 +150,12 @@ impl<E: Executor> abi::Executor for ExecutorAdapter<E> {
     }
 
     fn kv_reserve(&mut self, demands: RSlice<'_, Reserve>) -> Res<()> {
-        self.call(|e, _| e.kv_reserve(demands.as_slice()))
+        self.call(|e, _| {
+            if demands.iter().any(|demand| demand._r != 0) {
+                return Err(Error::unsupported("a demand sets a reserved word this ABI minor does not know"));
+            }
+            e.kv_reserve(demands.as_slice())
+        })
     }
 
     fn forward(&mut self, batch: &ForwardBatch<'_>, out: &mut ForwardOut<'_>) -> Res<ForwardStats> {

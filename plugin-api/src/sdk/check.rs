@@ -189,6 +189,9 @@ pub(super) fn outputs<'a>(
     batch: &Batch<'_>,
     limits: &Limits,
 ) -> Result<Outputs<'a>> {
+    if out._r.iter().any(|word| *word != 0) {
+        return Err(Error::unsupported("the output sets a reserved word this ABI minor does not know"));
+    }
     if !out.ext.is_empty() {
         return Err(Error::invalid("the step asks for an output with an unknown key"));
     }

@@ -26,3 +26,6 @@ pub use crate::manifest::{Driver, Library, Manifest};
 
 #[doc(hidden)]
 pub use export::{create, info};
+
+#[cfg(test)]
+mod tests;
