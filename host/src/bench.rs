@@ -1,0 +1,162 @@
+//! `sconce bench`: prompt and generation speed of a model on a backend, without HTTP in between.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::cli::BenchArgs;
+use crate::error::{Error, Exit};
+use crate::executor::{ExecError, Executor, SeqId, Step, Want};
+use crate::models::{self, MAX_BATCH_TOKENS, ModelFiles};
+use crate::registry::select;
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+struct Report {
+    model: String,
+    backend: String,
+    device: String,
+    dtypes: String,
+    threads: usize,
+    load_seconds: f64,
+    rows: Vec<Row>,
+}
+
+/// One measurement: tokens per second over the repetitions.
+#[derive(Debug, Serialize)]
+struct Row {
+    test: String,
+    sequences: u32,
+    tokens: u32,
+    min: f64,
+    median: f64,
+    max: f64,
+}
+
+/// Measures and prints.
+pub fn run(args: &BenchArgs) -> Result<Exit, Error> {
+    let choice = select(&args.engine)?;
+    let path = args.model.clone().map_or_else(models::demo_model, Ok)?;
+    let in_model = |source| Error::model(&path, source);
+    let files = ModelFiles::open(&path).map_err(in_model)?;
+    let parallel = args.parallel.iter().copied().max().unwrap_or(1);
+    let plan = models::plan(&args.engine, &choice.device, parallel.max(1));
+    let begin = Instant::now();
+    let mut executor =
+        models::load_with_progress(&choice.backend, &files.source, &plan, |_| {}).map_err(in_model)?;
+    let load_seconds = begin.elapsed().as_secs_f64();
+    let rows = measure(executor.as_mut(), args).map_err(|source| Error::Engine { source })?;
+    let report = Report {
+        model: models::name_of(Path::new(&path), &files.source),
+        backend: format!("{} {}", choice.backend.id, choice.backend.variant),
+        device: choice.device.name,
+        dtypes: executor.facts().dtypes(),
+        threads: plan.threads as usize,
+        load_seconds,
+        rows,
+    };
+    print(&report, args.json);
+    Ok(Exit::Done)
+}
+
+fn measure(executor: &mut dyn Executor, args: &BenchArgs) -> Result<Vec<Row>, ExecError> {
+    let mut rows = Vec::new();
+    for &tokens in &args.prompt {
+        let times = repeat(args.repeat, || prompt(executor, tokens))?;
+        rows.push(Row::new(format!("prompt {tokens}"), 1, tokens, times));
+    }
+    for &sequences in &args.parallel {
+        let times = repeat(args.repeat, || generate(executor, sequences, args.generate))?;
+        rows.push(Row::new(
+            format!("generate {} x {sequences}", args.generate),
+            sequences,
+            args.generate * sequences,
+            times,
+        ));
+    }
+    Ok(rows)
+}
+
+/// Measured runs after one that is not counted.
+fn repeat(
+    times: u32,
+    mut run: impl FnMut() -> Result<Duration, ExecError>,
+) -> Result<Vec<Duration>, ExecError> {
+    run()?;
+    (0..times.max(1)).map(|_| run()).collect()
+}
+
+/// Ids that any vocabulary has, none of them special in the usual places.
+fn some_tokens(count: u32, vocab: usize) -> Vec<u32> {
+    (0..count).map(|i| (i * 7919 + 17) % vocab as u32).collect()
+}
+
+/// Feeds a prompt and waits for its last row.
+fn prompt(executor: &mut dyn Executor, tokens: u32) -> Result<Duration, ExecError> {
+    let ids = some_tokens(tokens, executor.facts().vocab);
+    let seq = executor.create(tokens)?;
+    let begin = Instant::now();
+    feed(executor, seq, &ids)?;
+    let time = begin.elapsed();
+    executor.free(seq);
+    Ok(time)
+}
+
+fn feed(executor: &mut dyn Executor, seq: SeqId, ids: &[u32]) -> Result<(), ExecError> {
+    let mut pos = 0;
+    for piece in ids.chunks(MAX_BATCH_TOKENS as usize) {
+        let mut step = Step::default();
+        let last = pos as usize + piece.len() == ids.len();
+        step.push(seq, pos, piece, if last { Want::Last } else { Want::None });
+        executor.forward(&step)?;
+        pos += piece.len() as u32;
+    }
+    Ok(())
+}
+
+/// Generates on `sequences` sequences at once, after a short prompt that is not measured.
+fn generate(executor: &mut dyn Executor, sequences: u32, tokens: u32) -> Result<Duration, ExecError> {
+    const PROMPT: u32 = 16;
+    let vocab = executor.facts().vocab;
+    let ids = some_tokens(PROMPT, vocab);
+    let seqs: Vec<SeqId> =
+        (0..sequences).map(|_| executor.create(PROMPT + tokens)).collect::<Result<_, _>>()?;
+    for &seq in &seqs {
+        feed(executor, seq, &ids)?;
+    }
+    let begin = Instant::now();
+    for at in 0..tokens {
+        let mut step = Step::default();
+        for (lane, &seq) in seqs.iter().enumerate() {
+            let id = (at * 31 + lane as u32 * 97) % vocab as u32;
+            step.push(seq, PROMPT + at, &[id], Want::Last);
+        }
+        executor.forward(&step)?;
+    }
+    let time = begin.elapsed();
+    seqs.into_iter().for_each(|seq| executor.free(seq));
+    Ok(time)
+}
+
+impl Row {
+    fn new(test: String, sequences: u32, tokens: u32, times: Vec<Duration>) -> Self {
+        let mut rates: Vec<f64> = times.iter().map(|t| f64::from(tokens) / t.as_secs_f64()).collect();
+        rates.sort_by(f64::total_cmp);
+        let (min, max) = (rates[0], rates[rates.len() - 1]);
+        Row { test, sequences, tokens, min, median: rates[rates.len() / 2], max }
+    }
+}
+
+fn print(report: &Report, json: bool) {
+    if json {
+        println!("{}", serde_json::to_string_pretty(report).expect("a report is plain data"));
+        return;
+    }
+    println!("{} on {} ({}), {} threads", report.model, report.backend, report.device, report.threads);
+    println!("{}; loaded and warmed up in {:.2} s", report.dtypes, report.load_seconds);
+    println!("{:<20} {:>10} {:>10} {:>10}  tokens/s", "test", "min", "median", "max");
+    for row in &report.rows {
+        println!("{:<20} {:>10.1} {:>10.1} {:>10.1}", row.test, row.min, row.median, row.max);
+    }
+}

@@ -1,0 +1,250 @@
+//! What was typed. Each flag has a `SCONCE_` variable; what was meant is `config`'s business.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Serve language models over HTTP through the backend plugin this machine can use.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 done; 1 failed while running; 2 wrong usage; 3 no usable backend, \
+or the one asked for is not; 4 model unusable; 5 address unusable; 6 a check said no."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub log: LogArgs,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where and how much is logged. The log goes to stderr.
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// Log filter, such as `info` or `sconce=debug,warn` [default: RUST_LOG, else info]
+    #[arg(long, global = true, env = "SCONCE_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+    /// Log as text for people or as JSON lines for machines
+    #[arg(long, global = true, env = "SCONCE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve a model over HTTP: the OpenAI API and the worker protocol
+    Serve(ServeArgs),
+    /// Measure prompt and generation speed of a model
+    Bench(BenchArgs),
+    /// Compare a backend's numbers with a reference
+    Verify(VerifyArgs),
+    /// Work with plugin files
+    #[command(subcommand)]
+    Plugin(PluginCommand),
+}
+
+impl Command {
+    /// The thread count asked for, where the command has one.
+    pub fn threads(&self) -> Option<usize> {
+        match self {
+            Command::Serve(args) => args.engine.threads,
+            Command::Bench(args) => args.engine.threads,
+            Command::Verify(args) => args.engine.threads,
+            Command::Plugin(PluginCommand::Test(_)) => None,
+        }
+    }
+}
+
+/// Which backend, and how a model is loaded onto it.
+#[derive(Debug, Clone, Args)]
+pub struct EngineArgs {
+    /// Backend to use: `auto`, or a plugin's name with an optional device, such as `cpu` or `cuda:1`
+    #[arg(long, env = "SCONCE_BACKEND", default_value = "auto", value_name = "NAME[:DEVICE]")]
+    pub backend: String,
+    /// Further directory to look for plugins in; may be repeated
+    #[arg(long, env = "SCONCE_PLUGIN_DIR", value_name = "DIR", value_delimiter = PATH_LIST)]
+    pub plugin_dir: Vec<PathBuf>,
+    /// Longest sequence in tokens [default: what the model was trained for]
+    #[arg(long, env = "SCONCE_CTX", value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ctx: Option<u32>,
+    /// Threads for the backend [default: what this machine or container grants]
+    #[arg(long, env = "SCONCE_THREADS", value_name = "N", value_parser = positive)]
+    pub threads: Option<usize>,
+    /// Option for the backend; may be repeated
+    #[arg(long, env = "SCONCE_BACKEND_OPT", value_name = "KEY=VALUE", value_parser = key_value, value_delimiter = ',')]
+    pub backend_opt: Vec<(String, String)>,
+}
+
+#[cfg(windows)]
+const PATH_LIST: char = ';';
+#[cfg(not(windows))]
+const PATH_LIST: char = ':';
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// A Hugging Face directory or a .gguf file [default: the embedded demo model]
+    #[arg(long, env = "SCONCE_MODEL", value_name = "PATH")]
+    pub model: Option<PathBuf>,
+    /// Name clients call the model by [default: the file's or directory's]
+    #[arg(long, env = "SCONCE_MODEL_NAME", value_name = "NAME")]
+    pub model_name: Option<String>,
+    /// Address to listen on
+    #[arg(long, env = "SCONCE_HOST", default_value = "127.0.0.1")]
+    pub host: String,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, env = "SCONCE_PORT", default_value_t = 8080)]
+    pub port: u16,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Sequences generated at once
+    #[arg(long, env = "SCONCE_MAX_SEQUENCES", default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub max_sequences: u32,
+    /// Requests that may wait; one more is answered 429
+    #[arg(long, env = "SCONCE_QUEUE", default_value_t = 256, value_name = "N")]
+    pub queue: usize,
+    /// Seconds that running requests get to finish after SIGTERM
+    #[arg(long, env = "SCONCE_DRAIN_TIMEOUT", default_value_t = 30, value_name = "SECONDS")]
+    pub drain_timeout: u64,
+    /// Name this worker registers under; needs --callback-url
+    #[arg(long, env = "SCONCE_WORKER_ID", value_name = "ID", requires = "callback_url")]
+    pub worker_id: Option<String>,
+    /// Where a pool manager is told that the model is ready
+    #[arg(long, env = "SCONCE_CALLBACK_URL", value_name = "URL", requires = "worker_id")]
+    pub callback_url: Option<String>,
+    /// Address the manager should reach this worker at [default: the one listened on]
+    #[arg(long, env = "SCONCE_ADVERTISE", value_name = "URL")]
+    pub advertise: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// A Hugging Face directory or a .gguf file [default: the embedded demo model]
+    #[arg(long, env = "SCONCE_MODEL", value_name = "PATH")]
+    pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Prompt lengths to measure, in tokens
+    #[arg(long, value_name = "TOKENS", value_delimiter = ',', default_values_t = [128, 512])]
+    pub prompt: Vec<u32>,
+    /// Tokens to generate
+    #[arg(long, value_name = "TOKENS", default_value_t = 64)]
+    pub generate: u32,
+    /// Sequences that generate at once
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 8])]
+    pub parallel: Vec<u32>,
+    /// Measured repetitions, after one that is not counted
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub repeat: u32,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Reference numbers of a model: an oracle file; its tensors are read from beside it
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "cases",
+        required_unless_present = "cases",
+        requires = "model"
+    )]
+    pub oracle: Option<PathBuf>,
+    /// The model that the oracle is for
+    #[arg(long, value_name = "PATH")]
+    pub model: Option<PathBuf>,
+    /// Tokenizer or chat-template cases instead of an oracle
+    #[arg(long, value_name = "FILE")]
+    pub cases: Option<PathBuf>,
+    /// What the cases are run on: tokenizer.json, tokenizer.model, a directory or a GGUF
+    #[arg(long, value_name = "PATH", requires = "cases", conflicts_with = "template")]
+    pub tokenizer: Option<PathBuf>,
+    /// What the cases are run on: a .jinja file or a model
+    #[arg(long, value_name = "PATH", requires = "cases")]
+    pub template: Option<PathBuf>,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Type of the weights
+    #[arg(long, value_enum, default_value_t = WeightType::F32)]
+    pub weights: WeightType,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What weights become when they are loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WeightType {
+    /// The backend's choice
+    Auto,
+    /// Everything expanded to 32-bit floats
+    F32,
+    F16,
+    Bf16,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PluginCommand {
+    /// Run the conformance cases on a plugin file
+    Test(PluginTestArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct PluginTestArgs {
+    /// The plugin's library file
+    pub file: PathBuf,
+    /// Model to test with [default: the embedded demo model]
+    #[arg(long, value_name = "PATH")]
+    pub model: Option<PathBuf>,
+    /// Device index
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub device: u32,
+    /// Option for the backend; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub backend_opt: Vec<(String, String)>,
+    /// Print JSON instead of lines
+    #[arg(long)]
+    pub json: bool,
+    /// Also write the JSON report to this file
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n @ 1..=1024) => Ok(n),
+        _ => Err("expected a number from 1 to 1024".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_serve_and_engine_flag_has_a_variable() {
+        let command = Cli::command();
+        let serve = command.find_subcommand("serve").expect("serve exists");
+        for arg in serve.get_arguments().filter(|arg| arg.get_id() != "help") {
+            let expected = format!("SCONCE_{}", arg.get_id().as_str().to_uppercase());
+            assert_eq!(arg.get_env().and_then(|e| e.to_str()), Some(expected.as_str()), "{}", arg.get_id());
+        }
+    }
+}

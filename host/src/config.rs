@@ -1,0 +1,61 @@
+//! What was meant: the serve command as one validated value.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::cli::{EngineArgs, ServeArgs};
+use crate::error::Error;
+
+/// Everything `sconce serve` needs to know.
+pub struct ServeConfig {
+    pub model: Option<PathBuf>,
+    pub model_name: Option<String>,
+    pub host: String,
+    pub port: u16,
+    pub engine: EngineArgs,
+    pub max_sequences: u32,
+    pub queue: usize,
+    pub drain_timeout: Duration,
+    pub worker: Option<Worker>,
+}
+
+/// Registration with a pool manager.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    pub id: String,
+    pub callback_url: String,
+    pub advertise: Option<String>,
+}
+
+impl ServeConfig {
+    pub fn new(args: ServeArgs) -> Result<Self, Error> {
+        let worker = match (args.worker_id, args.callback_url) {
+            (Some(id), Some(url)) => {
+                Some(Worker { id, callback_url: http_url("--callback-url", url)?, advertise: args.advertise })
+            }
+            _ => None,
+        };
+        Ok(ServeConfig {
+            model: args.model,
+            model_name: args.model_name,
+            host: args.host,
+            port: args.port,
+            engine: args.engine,
+            max_sequences: args.max_sequences,
+            queue: args.queue,
+            drain_timeout: Duration::from_secs(args.drain_timeout),
+            worker,
+        })
+    }
+}
+
+fn http_url(flag: &str, url: String) -> Result<String, Error> {
+    if url.starts_with("http://") || url.starts_with("https://") {
+        return Ok(url);
+    }
+    Err(Error::Usage {
+        what: format!("{flag} {url}"),
+        cause: "it is not a URL".into(),
+        fix: format!("write it out, such as `{flag} http://manager.example:9000/ready`"),
+    })
+}

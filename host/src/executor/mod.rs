@@ -1,0 +1,149 @@
+//! The one way the host talks to a loaded model. Today the only implementation calls the plugin in this
+//! process; a proxy to a child process can take its place, so nothing else may hold an ABI object.
+
+mod in_process;
+
+use std::sync::Arc;
+
+use sconce_plugin_api::abi::codes::{caps, dtype};
+use sconce_plugin_api::abi::{AbiError, Code};
+
+pub use in_process::InProcess;
+
+/// A sequence in the executor's KV cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SeqId(pub u64);
+
+/// What was loaded.
+#[derive(Debug, Clone)]
+pub struct ModelFacts {
+    pub architecture: String,
+    /// Logits per row.
+    pub vocab: usize,
+    /// Longest sequence, in tokens.
+    pub max_context: u32,
+    /// KV memory is handed out in blocks of this many tokens.
+    pub block_size: u32,
+    pub weights_bytes: u64,
+    pub kv_bytes_per_token: u64,
+    pub kv_capacity_tokens: u64,
+    pub compute_dtype: u32,
+    pub weight_dtype: u32,
+    pub kv_dtype: u32,
+    pub caps: u64,
+}
+
+impl ModelFacts {
+    pub fn can_batch(&self) -> bool {
+        self.caps & caps::BATCH != 0
+    }
+
+    /// Bytes that weights and a full KV cache take.
+    pub fn memory_bytes(&self) -> u64 {
+        self.weights_bytes + self.kv_capacity_tokens * self.kv_bytes_per_token
+    }
+
+    /// `weights/compute/kv`, for logs.
+    pub fn dtypes(&self) -> String {
+        let names = [self.weight_dtype, self.compute_dtype, self.kv_dtype].map(dtype::name);
+        format!("weights {}, compute {}, kv {}", names[0], names[1], names[2])
+    }
+}
+
+/// Which rows of a chunk come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    None,
+    Last,
+    All,
+}
+
+/// A run of consecutive tokens of one sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepChunk {
+    pub seq: SeqId,
+    /// Position of the first token: the sequence's length so far.
+    pub pos: u32,
+    pub len: u32,
+    pub want: Want,
+}
+
+/// One ragged batch: chunks tile the token axis in order.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    pub tokens: Vec<u32>,
+    pub chunks: Vec<StepChunk>,
+}
+
+impl Step {
+    /// Appends a chunk.
+    pub fn push(&mut self, seq: SeqId, pos: u32, tokens: &[u32], want: Want) {
+        self.tokens.extend_from_slice(tokens);
+        self.chunks.push(StepChunk { seq, pos, len: tokens.len() as u32, want });
+    }
+
+    /// Rows the step returns.
+    pub fn rows(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.rows()).sum()
+    }
+}
+
+impl StepChunk {
+    pub fn rows(&self) -> usize {
+        match self.want {
+            Want::None => 0,
+            Want::Last => 1,
+            Want::All => self.len as usize,
+        }
+    }
+}
+
+/// The wanted rows of a step, in chunk order; they live in the executor's buffer until the next call.
+pub struct Rows<'a> {
+    pub logits: &'a [f32],
+    pub vocab: usize,
+}
+
+impl<'a> Rows<'a> {
+    pub fn iter(&self) -> impl Iterator<Item = &'a [f32]> + use<'a> {
+        self.logits.chunks_exact(self.vocab)
+    }
+}
+
+/// Why a call failed. `code` decides, `message` is for people, `detail` for the log.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct ExecError {
+    pub code: Code,
+    pub message: String,
+    pub detail: String,
+}
+
+impl From<AbiError> for ExecError {
+    fn from(error: AbiError) -> Self {
+        ExecError { code: error.code, message: error.message.into(), detail: error.detail.into() }
+    }
+}
+
+/// Figures of a loaded model, readable from any thread at any time.
+pub type StatsReader = Arc<dyn Fn() -> Vec<Figure> + Send + Sync>;
+
+/// A figure of the plugin, exported as `sconce_plugin_NAME`.
+pub struct Figure {
+    pub name: String,
+    pub counter: bool,
+    pub value: f64,
+}
+
+/// A loaded model. Owned, used and dropped by one thread: the engine thread of that model.
+pub trait Executor {
+    fn facts(&self) -> &ModelFacts;
+    fn stats(&self) -> StatsReader;
+    /// A new empty sequence that may grow to `hint` tokens.
+    fn create(&mut self, hint: u32) -> Result<SeqId, ExecError>;
+    fn free(&mut self, seq: SeqId);
+    /// Runs one step and hands out its rows. On an error every sequence is as it was before.
+    fn forward(&mut self, step: &Step) -> Result<Rows<'_>, ExecError>;
+    /// Runs the shapes that will be seen, so that no request pays for packing or compiling.
+    fn warmup(&mut self, max_tokens: u32) -> Result<(), ExecError>;
+}

@@ -1,0 +1,311 @@
+//! Request bodies: one type for all endpoints that generate, checked field by field.
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::scheduler::Sampling;
+use sconce_formats::GenerationDefaults;
+
+use super::MAX_BODY;
+use super::error::ApiError;
+
+/// Most stop strings in one request.
+const MAX_STOPS: usize = 16;
+
+/// What a client may send. Fields that would change the answer but are not supported are refused, not ignored.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Body {
+    pub model: Option<String>,
+    pub messages: Option<Value>,
+    prompt: Option<PromptField>,
+    pub job_id: Option<Value>,
+    pub max_tokens: Option<i64>,
+    pub max_completion_tokens: Option<i64>,
+    pub temperature: Option<f64>,
+    pub top_p: Option<f64>,
+    pub top_k: Option<i64>,
+    pub min_p: Option<f64>,
+    pub frequency_penalty: Option<f64>,
+    pub presence_penalty: Option<f64>,
+    #[serde(alias = "repetition_penalty")]
+    pub repeat_penalty: Option<f64>,
+    pub seed: Option<i64>,
+    pub stop: Option<Stop>,
+    pub stream: Option<bool>,
+    pub stream_options: Option<StreamOptions>,
+    /// Further variables for the chat template.
+    pub chat_template_kwargs: Option<serde_json::Map<String, Value>>,
+
+    n: Option<i64>,
+    best_of: Option<i64>,
+    echo: Option<bool>,
+    suffix: Option<String>,
+    logprobs: Option<Value>,
+    logit_bias: Option<Value>,
+    tools: Option<Value>,
+    functions: Option<Value>,
+    response_format: Option<Value>,
+}
+
+/// What a prompt may look like on the wire.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged, expecting = "expected a string or an array of token ids (whole numbers from 0)")]
+enum PromptField {
+    Text(String),
+    Tokens(Vec<u32>),
+    Texts(Vec<String>),
+    TokenLists(Vec<Vec<u32>>),
+}
+
+/// The prompt of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prompt {
+    Text(String),
+    Tokens(Vec<u32>),
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged, expecting = "expected a string or an array of strings")]
+pub enum Stop {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+pub struct StreamOptions {
+    pub include_usage: bool,
+}
+
+impl Body {
+    /// Reads and checks a body.
+    pub fn read(bytes: Result<Bytes, BytesRejection>) -> Result<Self, ApiError> {
+        let bytes = bytes.map_err(|rejection| match rejection.status().as_u16() {
+            413 => ApiError::TooLarge { limit: MAX_BODY },
+            _ => ApiError::Json(rejection.body_text()),
+        })?;
+        // Told apart from a wrong type, since clients look at `param` for the latter.
+        std::str::from_utf8(&bytes).map_err(|e| ApiError::Json(format!("it is not UTF-8: {e}")))?;
+        // Serde would read an array as the fields in order.
+        if !bytes.trim_ascii_start().starts_with(b"{") {
+            return Err(ApiError::Json("it must be an object".to_owned()));
+        }
+        let mut reader = serde_json::Deserializer::from_slice(&bytes);
+        let body: Body = serde_path_to_error::deserialize(&mut reader).map_err(wrong_type)?;
+        reader.end().map_err(|e| ApiError::Json(e.to_string()))?;
+        body.refuse_unsupported()?;
+        Ok(body)
+    }
+
+    fn refuse_unsupported(&self) -> Result<(), ApiError> {
+        let more_than_one = |n: Option<i64>| n.is_some_and(|n| n != 1);
+        let given = |v: &Option<Value>| match v {
+            None | Some(Value::Null | Value::Bool(false)) => false,
+            Some(Value::Array(list)) => !list.is_empty(),
+            Some(Value::Object(map)) => !map.is_empty(),
+            Some(_) => true,
+        };
+        let format = self.response_format.as_ref().and_then(|f| f.get("type")).and_then(Value::as_str);
+        let refused = [
+            (more_than_one(self.n), "n", "more than one choice"),
+            (more_than_one(self.best_of), "best_of", "more than one choice"),
+            (self.echo == Some(true), "echo", "echoing the prompt"),
+            (self.suffix.as_ref().is_some_and(|s| !s.is_empty()), "suffix", "a suffix"),
+            (given(&self.logprobs), "logprobs", "log probabilities"),
+            (given(&self.logit_bias), "logit_bias", "logit bias"),
+            (given(&self.tools), "tools", "tool calling"),
+            (given(&self.functions), "functions", "function calling"),
+            (format.is_some_and(|f| f != "text"), "response_format", "constrained output"),
+        ];
+        match refused.into_iter().find(|(given, ..)| *given) {
+            Some((_, param, what)) => Err(ApiError::Unsupported { param, what }),
+            None => Ok(()),
+        }
+    }
+
+    /// The prompt; a list that holds one is as good as that one.
+    pub fn prompt(&self) -> Result<Prompt, ApiError> {
+        match self.prompt.clone() {
+            None => Err(ApiError::invalid("prompt", "`prompt` is missing")),
+            Some(PromptField::Text(text)) => Ok(Prompt::Text(text)),
+            Some(PromptField::Tokens(ids)) => Ok(Prompt::Tokens(ids)),
+            Some(PromptField::Texts(texts)) => only(texts).map(Prompt::Text),
+            Some(PromptField::TokenLists(lists)) => only(lists).map(Prompt::Tokens),
+        }
+    }
+
+    /// Tokens to generate at most; `None` where the client left it open.
+    pub fn max_tokens(&self) -> Result<Option<u32>, ApiError> {
+        let (name, value) = match self.max_completion_tokens {
+            Some(n) => ("max_completion_tokens", Some(n)),
+            None => ("max_tokens", self.max_tokens),
+        };
+        let positive = |n: i64| match u32::try_from(n) {
+            Ok(n) if n > 0 => Ok(n),
+            _ => Err(ApiError::invalid(name, format!("`{name}` is {n}; it must be at least 1"))),
+        };
+        value.map(positive).transpose()
+    }
+
+    /// The stop strings.
+    pub fn stops(&self) -> Result<Vec<String>, ApiError> {
+        let stops = match &self.stop {
+            None => Vec::new(),
+            Some(Stop::One(one)) => vec![one.clone()],
+            Some(Stop::Many(many)) => many.clone(),
+        };
+        if stops.len() > MAX_STOPS {
+            return Err(ApiError::invalid("stop", format!("`stop` holds more than {MAX_STOPS} strings")));
+        }
+        if stops.iter().any(String::is_empty) {
+            return Err(ApiError::invalid(
+                "stop",
+                "`stop` holds an empty string, which would stop everything",
+            ));
+        }
+        Ok(stops)
+    }
+
+    /// How tokens are chosen: the request's values, else the model's, else OpenAI's defaults.
+    pub fn sampling(&self, model: &GenerationDefaults) -> Result<Sampling, ApiError> {
+        let base = Sampling::default();
+        // A model published as greedy is greedy unless the client says otherwise.
+        let temperature = if model.do_sample == Some(false) { Some(0.0) } else { model.temperature };
+        let or =
+            |value: Option<f64>, model: Option<f64>, base: f32| value.or(model).unwrap_or(f64::from(base));
+        let repeat = or(self.repeat_penalty, model.repetition_penalty, base.repeat_penalty);
+        Ok(Sampling {
+            temperature: within(
+                "temperature",
+                or(self.temperature, temperature, base.temperature),
+                0.0,
+                100.0,
+            )?,
+            top_p: within("top_p", or(self.top_p, model.top_p, base.top_p), 0.0, 1.0)?,
+            min_p: within("min_p", or(self.min_p, model.min_p, base.min_p), 0.0, 1.0)?,
+            top_k: self.top_k(model)?,
+            frequency_penalty: within("frequency_penalty", or(self.frequency_penalty, None, 0.0), -2.0, 2.0)?,
+            presence_penalty: within("presence_penalty", or(self.presence_penalty, None, 0.0), -2.0, 2.0)?,
+            repeat_penalty: within("repeat_penalty", repeat, 0.01, 100.0)?,
+            // The bit pattern: a negative seed is as good as any.
+            seed: self.seed.map(|seed| seed as u64),
+        })
+    }
+
+    fn top_k(&self, model: &GenerationDefaults) -> Result<u32, ApiError> {
+        match self.top_k {
+            None => Ok(model.top_k.unwrap_or(0).try_into().unwrap_or(0)),
+            // -1 is what some clients write for "all".
+            Some(-1) => Ok(0),
+            Some(k) => u32::try_from(k).map_err(|_| {
+                ApiError::invalid("top_k", format!("`top_k` is {k}; it must be at least 0 (0 keeps all)"))
+            }),
+        }
+    }
+}
+
+fn only<T>(prompts: Vec<T>) -> Result<T, ApiError> {
+    let [one] = <[T; 1]>::try_from(prompts)
+        .map_err(|_| ApiError::Unsupported { param: "prompt", what: "more than one prompt in a request" })?;
+    Ok(one)
+}
+
+fn within(param: &str, value: f64, least: f64, most: f64) -> Result<f32, ApiError> {
+    if (least..=most).contains(&value) {
+        return Ok(value as f32);
+    }
+    Err(ApiError::invalid(param, format!("`{param}` is {value}; it must be from {least} to {most}")))
+}
+
+fn wrong_type(error: serde_path_to_error::Error<serde_json::Error>) -> ApiError {
+    let path = error.path().to_string();
+    if error.inner().classify() != serde_json::error::Category::Data {
+        return ApiError::Json(error.inner().to_string());
+    }
+    // At the top the path is a dot.
+    let param = if path == "." { String::new() } else { path };
+    let place = if param.is_empty() { String::new() } else { format!("`{param}`: ") };
+    ApiError::Invalid { message: format!("{place}{}", error.inner()), param }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::response::IntoResponse;
+
+    fn read(json: &str) -> Result<Body, ApiError> {
+        Body::read(Ok(Bytes::copy_from_slice(json.as_bytes())))
+    }
+
+    /// The error that a body leads to: its status, its `param`, and a part of its words.
+    fn check(json: &str, param: Option<&str>, words: &str) {
+        let defaults = GenerationDefaults::default();
+        let error = read(json)
+            .and_then(|b| b.max_tokens().and(b.stops()).and(b.sampling(&defaults)))
+            .expect_err(&format!("{json} was accepted"));
+        assert_eq!(error.openai()["error"]["param"].as_str(), param, "{json}");
+        assert!(error.to_string().contains(words), "{json}: {error}");
+        assert_eq!(error.into_response().status(), 400, "{json}");
+    }
+
+    #[test]
+    fn bad_bodies_name_the_field() {
+        check("{", None, "not valid JSON");
+        check("[1]", None, "must be an object");
+        check("", None, "must be an object");
+        check("{} x", None, "trailing");
+        check(r#"{"max_tokens": -1}"#, Some("max_tokens"), "at least 1");
+        check(r#"{"max_tokens": "many"}"#, Some("max_tokens"), "invalid type");
+        check(r#"{"max_completion_tokens": 0}"#, Some("max_completion_tokens"), "at least 1");
+        check(r#"{"temperature": -0.5}"#, Some("temperature"), "from 0 to 100");
+        check(r#"{"top_p": 1.5}"#, Some("top_p"), "from 0 to 1");
+        check(r#"{"top_k": -2}"#, Some("top_k"), "at least 0");
+        check(r#"{"prompt": [1, -2]}"#, Some("prompt"), "array of token ids");
+        check(r#"{"prompt": 7}"#, Some("prompt"), "array of token ids");
+        check(r#"{"stop": [1]}"#, Some("stop"), "array of strings");
+        check(r#"{"stop": ["a", ""]}"#, Some("stop"), "empty string");
+        check(r#"{"stream": "yes"}"#, Some("stream"), "boolean");
+        check(r#"{"n": 2}"#, Some("n"), "not supported");
+        check(r#"{"tools": [{}]}"#, Some("tools"), "not supported");
+        check(r#"{"response_format": {"type": "json_object"}}"#, Some("response_format"), "not supported");
+    }
+
+    #[test]
+    fn a_list_of_one_prompt_is_that_prompt() {
+        let one = |json: &str| read(json).and_then(|b| b.prompt());
+        assert!(matches!(one(r#"{"prompt": ["a"]}"#), Ok(Prompt::Text(text)) if text == "a"));
+        assert!(matches!(one(r#"{"prompt": [[1, 2]]}"#), Ok(Prompt::Tokens(ids)) if ids == [1, 2]));
+        assert!(matches!(one(r#"{"prompt": ["a", "b"]}"#), Err(ApiError::Unsupported { .. })));
+        assert!(matches!(one("{}"), Err(ApiError::Invalid { .. })));
+    }
+
+    #[test]
+    fn invalid_utf8_is_invalid_json() {
+        let error = Body::read(Ok(Bytes::from_static(b"{\"model\": \"\xff\"}"))).expect_err("not UTF-8");
+        assert!(error.to_string().contains("UTF-8"), "{error}");
+    }
+
+    #[test]
+    fn nulls_and_harmless_values_are_as_if_left_out() {
+        let body = read(
+            r#"{"n": 1, "tools": [], "logit_bias": {}, "logprobs": false, "stop": null, "seed": null,
+            "response_format": {"type": "text"}, "user": "me", "temperature": null}"#,
+        );
+        let body = body.expect("harmless");
+        let sampling = body.sampling(&GenerationDefaults::default()).expect("defaults are in range");
+        assert_eq!(sampling, Sampling::default());
+    }
+
+    #[test]
+    fn the_models_defaults_stand_behind_the_requests() {
+        let model = GenerationDefaults { temperature: Some(0.6), top_p: Some(0.9), ..Default::default() };
+        let sampling = read(r#"{"temperature": 0}"#).and_then(|b| b.sampling(&model)).expect("in range");
+        assert_eq!((sampling.temperature, sampling.top_p), (0.0, 0.9));
+        let greedy = GenerationDefaults { do_sample: Some(false), ..Default::default() };
+        let sampling = read("{}").and_then(|b| b.sampling(&greedy)).expect("in range");
+        assert_eq!(sampling.temperature, 0.0);
+    }
+}

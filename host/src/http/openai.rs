@@ -1,0 +1,232 @@
+//! The OpenAI API: chat completions, completions, models. Shapes follow the published API reference.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Path, State};
+use axum::response::sse::{self, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::{Stream, StreamExt, stream};
+use serde_json::{Value, json};
+
+use crate::models::{Model, NoModel, Slot, now_seconds};
+use crate::scheduler::{Event, Usage};
+
+use super::body::Body;
+use super::error::ApiError;
+use super::generate::{self, Answer, Generation};
+use super::{App, Shared};
+
+/// Tokens of a completion whose length the client left open, as the API reference says.
+const DEFAULT_COMPLETION_TOKENS: u32 = 16;
+
+type RawBody = Result<Bytes, BytesRejection>;
+
+pub async fn chat(State(app): Shared, bytes: RawBody) -> Response {
+    answer(&app, Endpoint::Chat, bytes).await
+}
+
+pub async fn completions(State(app): Shared, bytes: RawBody) -> Response {
+    answer(&app, Endpoint::Completion, bytes).await
+}
+
+pub async fn models(State(app): Shared) -> Response {
+    let all = app.models.all();
+    let data: Vec<Value> = all.iter().map(|(name, slot)| describe(name, slot)).collect();
+    Json(json!({"object": "list", "data": data})).into_response()
+}
+
+pub async fn model(State(app): Shared, Path(name): Path<String>) -> Response {
+    let all = app.models.all();
+    match all.iter().find(|(known, _)| *known == name) {
+        Some((name, slot)) => Json(describe(name, slot)).into_response(),
+        None => {
+            let names = all.into_iter().map(|(name, _)| name).collect();
+            ApiError::Model(NoModel::Unknown { asked: name, names }).into_response()
+        }
+    }
+}
+
+fn describe(name: &str, slot: &Slot) -> Value {
+    let mut entry = json!({"id": name, "object": "model", "created": 0, "owned_by": "sconce"});
+    if let Slot::Ready(model) = slot {
+        entry["created"] = model.created.into();
+        entry["max_model_len"] = model.facts.max_context.into();
+        entry["architecture"] = model.facts.architecture.clone().into();
+    }
+    entry
+}
+
+/// The two endpoints that differ in prompts and shapes only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Endpoint {
+    Chat,
+    Completion,
+}
+
+impl Endpoint {
+    fn name(self) -> &'static str {
+        match self {
+            Endpoint::Chat => "chat_completions",
+            Endpoint::Completion => "completions",
+        }
+    }
+
+    fn object(self, streaming: bool) -> &'static str {
+        match (self, streaming) {
+            (Endpoint::Chat, false) => "chat.completion",
+            (Endpoint::Chat, true) => "chat.completion.chunk",
+            (Endpoint::Completion, _) => "text_completion",
+        }
+    }
+}
+
+async fn answer(app: &Arc<App>, endpoint: Endpoint, bytes: RawBody) -> Response {
+    let result = respond(app, endpoint, bytes).await;
+    let status = result.as_ref().map_or_else(ApiError::status, Response::status);
+    app.metrics.request(endpoint.name(), status.as_str());
+    result.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn respond(app: &Arc<App>, endpoint: Endpoint, bytes: RawBody) -> Result<Response, ApiError> {
+    let body = Body::read(bytes)?;
+    let model = generate::model_for(app, &body)?;
+    let (prompt, prefix, default_max) = match endpoint {
+        Endpoint::Chat => (generate::chat_ids(&model, &body).await?, "chatcmpl-", u32::MAX),
+        Endpoint::Completion => {
+            (generate::prompt_ids(&model, &body).await?, "cmpl-", DEFAULT_COMPLETION_TOKENS)
+        }
+    };
+    let generation = generate::submit(model, prompt, &body, generate::fresh_id(prefix), default_max)?;
+    let head =
+        Head { endpoint, id: generation.id.clone(), created: now_seconds(), model: generation.model.clone() };
+    if body.stream != Some(true) {
+        let answer = generate::collect(generation).await?;
+        return Ok(Json(head.whole(&answer)).into_response());
+    }
+    let include_usage = body.stream_options.unwrap_or_default().include_usage;
+    let writer = Writer { head, include_usage, app: app.clone() };
+    Ok(Sse::new(writer.stream(generation)).keep_alive(KeepAlive::default()).into_response())
+}
+
+/// What every object of one answer repeats.
+struct Head {
+    endpoint: Endpoint,
+    id: String,
+    created: u64,
+    model: Arc<Model>,
+}
+
+impl Head {
+    fn object(&self, streaming: bool, choices: Value) -> Value {
+        json!({
+            "id": self.id,
+            "object": self.endpoint.object(streaming),
+            "created": self.created,
+            "model": self.model.name,
+            "choices": choices,
+        })
+    }
+
+    fn whole(&self, answer: &Answer) -> Value {
+        let mut choice = json!({"index": 0, "logprobs": null, "finish_reason": answer.finish.name()});
+        match self.endpoint {
+            Endpoint::Chat => choice["message"] = json!({"role": "assistant", "content": answer.text}),
+            Endpoint::Completion => choice["text"] = answer.text.clone().into(),
+        }
+        let mut object = self.object(false, json!([choice]));
+        object["usage"] = usage(answer.usage);
+        object["timings"] = json!({
+            "queue_ms": answer.timings.queue.as_secs_f64() * 1e3,
+            "prefill_ms": answer.timings.prefill.as_secs_f64() * 1e3,
+            "decode_ms": answer.timings.decode.as_secs_f64() * 1e3,
+        });
+        object
+    }
+}
+
+fn usage(usage: Usage) -> Value {
+    json!({
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    })
+}
+
+/// Writes a streamed answer: role chunk, deltas, one finish reason, usage if asked for, `[DONE]`.
+struct Writer {
+    head: Head,
+    include_usage: bool,
+    app: Arc<App>,
+}
+
+impl Writer {
+    fn stream(self, generation: Generation) -> impl Stream<Item = Result<sse::Event, Infallible>> {
+        let state = (self, generation, false);
+        stream::unfold(state, |(writer, mut generation, ended)| async move {
+            if ended {
+                return None;
+            }
+            let event = generation.events.recv().await;
+            let ended = !matches!(event, Some(Event::Started | Event::Text { .. }));
+            let data = writer.data(event);
+            Some((stream::iter(data), (writer, generation, ended)))
+        })
+        .flatten()
+        .map(|data| Ok(sse::Event::default().data(data)))
+    }
+
+    /// The `data:` lines for one event of the job.
+    fn data(&self, event: Option<Event>) -> Vec<String> {
+        let lines = match event {
+            Some(Event::Started) if self.head.endpoint == Endpoint::Chat => {
+                vec![self.chunk(json!({"role": "assistant", "content": ""}), None)]
+            }
+            Some(Event::Started) => Vec::new(),
+            Some(Event::Text { text, .. }) => vec![self.text(text)],
+            Some(Event::End { finish, usage, .. }) => return self.last(finish.name(), usage),
+            Some(Event::Failed(failure)) => vec![self.error(failure.into())],
+            None => vec![self.error(ApiError::EngineGone)],
+        };
+        lines.iter().map(Value::to_string).collect()
+    }
+
+    fn text(&self, text: String) -> Value {
+        match self.head.endpoint {
+            Endpoint::Chat => self.chunk(json!({"content": text}), None),
+            Endpoint::Completion => self.chunk(text.into(), None),
+        }
+    }
+
+    /// A chunk: for chat `what` is the delta, for completions the text.
+    fn chunk(&self, what: Value, finish: Option<&str>) -> Value {
+        let key = if self.head.endpoint == Endpoint::Chat { "delta" } else { "text" };
+        let choice = json!({"index": 0, key: what, "logprobs": null, "finish_reason": finish});
+        let mut chunk = self.head.object(true, json!([choice]));
+        if self.include_usage {
+            chunk["usage"] = Value::Null;
+        }
+        chunk
+    }
+
+    fn last(&self, finish: &str, tokens: Usage) -> Vec<String> {
+        let empty = if self.head.endpoint == Endpoint::Chat { json!({}) } else { json!("") };
+        let mut lines = vec![self.chunk(empty, Some(finish)).to_string()];
+        if self.include_usage {
+            let mut chunk = self.head.object(true, json!([]));
+            chunk["usage"] = usage(tokens);
+            lines.push(chunk.to_string());
+        }
+        lines.push("[DONE]".to_owned());
+        lines
+    }
+
+    /// The status line is long gone, so the error is an event; clients raise it.
+    fn error(&self, error: ApiError) -> Value {
+        self.app.metrics.request(self.head.endpoint.name(), "stream_error");
+        error.openai()
+    }
+}

@@ -1,0 +1,200 @@
+//! What `/metrics` shows, in Prometheus' text format; the names are in `docs/http.md`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::executor::Figure;
+use crate::models::{Model, Models};
+
+/// Figures of the engine threads.
+pub struct EngineMetrics {
+    prompt_tokens: Counter,
+    generated_tokens: Counter,
+    cancelled: Counter,
+    steps: Counter,
+    step_seconds: Histogram,
+    step_tokens: Histogram,
+    batch_size: Histogram,
+    queue_seconds: Histogram,
+    first_token_seconds: Histogram,
+    next_token_seconds: Histogram,
+    backend_errors: Family<Code, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Code {
+    code: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Request {
+    endpoint: &'static str,
+    /// HTTP status, or `stream_error` for a failure after the stream began.
+    status: String,
+}
+
+/// What runs here, as a gauge that is always 1.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct BackendLabels {
+    pub backend: String,
+    pub variant: String,
+    pub device: String,
+    pub plugin_version: String,
+    pub host_version: String,
+}
+
+/// All figures of this process.
+pub struct Metrics {
+    registry: Registry,
+    pub engine: Arc<EngineMetrics>,
+    requests: Family<Request, Counter>,
+}
+
+impl EngineMetrics {
+    fn new(registry: &mut Registry) -> Self {
+        let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 18));
+        let sizes = || Histogram::new(exponential_buckets(1.0, 2.0, 10));
+        let metrics = EngineMetrics {
+            prompt_tokens: Counter::default(),
+            generated_tokens: Counter::default(),
+            cancelled: Counter::default(),
+            steps: Counter::default(),
+            step_seconds: seconds(),
+            step_tokens: sizes(),
+            batch_size: sizes(),
+            queue_seconds: seconds(),
+            first_token_seconds: seconds(),
+            next_token_seconds: seconds(),
+            backend_errors: Family::default(),
+        };
+        let m = &metrics;
+        registry.register("prompt_tokens", "Prompt tokens processed", m.prompt_tokens.clone());
+        registry.register("generated_tokens", "Tokens generated", m.generated_tokens.clone());
+        registry.register("cancelled_requests", "Requests whose client went away", m.cancelled.clone());
+        registry.register("steps", "Forward calls", m.steps.clone());
+        registry.register("step_seconds", "Time of a forward call", m.step_seconds.clone());
+        registry.register("step_tokens", "Tokens in a forward call", m.step_tokens.clone());
+        registry.register("batch_size", "Sequences in a forward call", m.batch_size.clone());
+        registry.register("queue_seconds", "Time a request waited", m.queue_seconds.clone());
+        registry.register(
+            "time_to_first_token_seconds",
+            "From arrival to the first token",
+            m.first_token_seconds.clone(),
+        );
+        registry.register(
+            "inter_token_latency_seconds",
+            "Between two tokens of one request",
+            m.next_token_seconds.clone(),
+        );
+        registry.register("backend_errors", "Errors of the backend by code", m.backend_errors.clone());
+        metrics
+    }
+
+    pub fn step(&self, time: Duration, tokens: usize, sequences: usize) {
+        self.steps.inc();
+        self.step_seconds.observe(time.as_secs_f64());
+        self.step_tokens.observe(tokens as f64);
+        self.batch_size.observe(sequences as f64);
+    }
+
+    pub fn queue_seconds(&self, time: Duration) {
+        self.queue_seconds.observe(time.as_secs_f64());
+    }
+
+    pub fn first_token(&self, since_arrival: Duration, prompt_tokens: usize) {
+        self.first_token_seconds.observe(since_arrival.as_secs_f64());
+        self.prompt_tokens.inc_by(prompt_tokens as u64);
+        self.generated_tokens.inc();
+    }
+
+    pub fn next_token(&self, since_last: Duration) {
+        self.next_token_seconds.observe(since_last.as_secs_f64());
+        self.generated_tokens.inc();
+    }
+
+    pub fn cancelled(&self, requests: usize) {
+        self.cancelled.inc_by(requests as u64);
+    }
+
+    pub fn backend_error(&self, code: &str) {
+        self.backend_errors.get_or_create(&Code { code: code.to_owned() }).inc();
+    }
+}
+
+impl Metrics {
+    pub fn new(backend: BackendLabels, models: Arc<Models>) -> Self {
+        let mut registry = Registry::with_prefix("sconce");
+        let engine = Arc::new(EngineMetrics::new(&mut registry));
+        let requests = Family::<Request, Counter>::default();
+        registry.register("requests", "Requests by endpoint and status", requests.clone());
+        let info = Family::<BackendLabels, Gauge>::default();
+        info.get_or_create(&backend).set(1);
+        registry.register("backend_info", "The backend in use; always 1", info);
+        registry.register_collector(Box::new(ModelFigures(models)));
+        Metrics { registry, engine, requests }
+    }
+
+    /// Counts an answered request.
+    pub fn request(&self, endpoint: &'static str, status: &str) {
+        self.requests.get_or_create(&Request { endpoint, status: status.to_owned() }).inc();
+    }
+
+    /// The text Prometheus scrapes.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)
+            .expect("writing to a String does not fail");
+        text
+    }
+}
+
+/// Figures that are read when asked for: queues, and what the plugins tell.
+#[derive(Debug)]
+struct ModelFigures(Arc<Models>);
+
+impl Collector for ModelFigures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let models = self.0.ready();
+        let sum = |count: fn(&Model) -> usize| models.iter().map(|m| count(m) as f64).sum::<f64>();
+        let mut figures = vec![
+            gauge("requests_running", sum(|m| m.engine.running())),
+            gauge("requests_waiting", sum(|m| m.engine.waiting())),
+            gauge("model_ready", models.len() as f64),
+        ];
+        for model in &models {
+            let named = (model.stats)().into_iter();
+            figures.extend(named.map(|f| Figure { name: format!("plugin_{}", f.name), ..f }));
+        }
+        figures.iter().try_for_each(|figure| encode(figure, &mut encoder))
+    }
+}
+
+impl std::fmt::Debug for Models {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.all().iter().map(|(name, _)| name)).finish()
+    }
+}
+
+fn gauge(name: &str, value: f64) -> Figure {
+    Figure { name: name.to_owned(), counter: false, value }
+}
+
+fn encode(figure: &Figure, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+    let help = figure.name.replace('_', " ");
+    // The encoder appends `_total` to counters.
+    let name = figure.name.trim_end_matches("_total");
+    if figure.counter {
+        let value = ConstCounter::new(figure.value);
+        return value.encode(encoder.encode_descriptor(name, &help, None, value.metric_type())?);
+    }
+    let value = ConstGauge::new(figure.value);
+    value.encode(encoder.encode_descriptor(&figure.name, &help, None, value.metric_type())?)
+}

@@ -1,0 +1,22 @@
+//! Facts about this machine, read before any plugin is loaded.
+
+use std::num::NonZeroUsize;
+
+/// Threads this process may really use: the container's quota where there is one, else the cores granted.
+pub fn usable_threads() -> usize {
+    // The standard library reads affinity and cgroup quotas.
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+/// Sizes the thread pools inside plugins. They read these variables once, when first used, and take the
+/// physical cores otherwise, which is wrong under a quota: their spinning threads would fight.
+#[allow(unsafe_code)]
+pub fn set_thread_counts(asked: Option<usize>) {
+    let count = asked.unwrap_or_else(usable_threads).to_string();
+    for variable in ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"] {
+        if asked.is_some() || std::env::var_os(variable).is_none() {
+            // SAFETY: called first in `main`, before any other thread exists.
+            unsafe { std::env::set_var(variable, &count) };
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Merge rules for SentencePiece vocabularies, which only have scores.
+//!
+//! SentencePiece joins the neighbours whose union scores best. A merge list says the same: every
+//! way of making a token from two others, ordered by the token's score.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use super::vocabulary::{TokenKind, Vocabulary};
+
+/// Longest token, in bytes, that merging may produce. Trained pieces have at most 16 characters
+/// unless asked otherwise; the limit keeps a hostile file from taking quadratic time.
+const MAX_BYTES: usize = 256;
+
+/// All merges, best first.
+///
+/// Only ordinary tokens are made and used. Control tokens and `<0xHH>` bytes are in the vocabulary
+/// as text too, and must not come out of a user's text.
+///
+/// Ties are broken as transformers does when it converts such a vocabulary: longer left part,
+/// longer right part, lower id.
+pub fn from_scores(vocabulary: &Vocabulary, scores: &[f64]) -> Vec<(String, String)> {
+    let ordinary = |&(id, _): &(usize, &String)| vocabulary.kinds[id] == TokenKind::Normal;
+    let tokens = vocabulary.tokens.iter().enumerate().filter(ordinary);
+    let ids: HashMap<&str, usize> = tokens.clone().map(|(id, token)| (token.as_str(), id)).collect();
+    let mut merges = Vec::new();
+    for (id, token) in tokens.filter(|(_, token)| token.len() <= MAX_BYTES) {
+        let splits = token.char_indices().skip(1).map(|(at, _)| token.split_at(at));
+        let mut parts: Vec<_> = splits
+            .filter_map(|(left, right)| Some((*ids.get(left)?, *ids.get(right)?, left, right)))
+            .collect();
+        parts.sort_unstable();
+        merges.extend(parts.into_iter().map(|(_, _, left, right)| (scores[id], left, right)));
+    }
+    let length = |text: &str| Reverse(text.chars().count());
+    merges.sort_by(|a, b| {
+        let by_length = || (length(a.1), length(a.2)).cmp(&(length(b.1), length(b.2)));
+        b.0.total_cmp(&a.0).then_with(by_length)
+    });
+    let owned = |(_, left, right): (f64, &str, &str)| (left.to_owned(), right.to_owned());
+    merges.into_iter().map(owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(tokens: &[(&str, f64, TokenKind)], expected: &[(&str, &str)]) {
+        let vocabulary = Vocabulary {
+            tokens: tokens.iter().map(|t| t.0.to_owned()).collect(),
+            kinds: tokens.iter().map(|t| t.2).collect(),
+        };
+        let scores: Vec<f64> = tokens.iter().map(|t| t.1).collect();
+        let merges = from_scores(&vocabulary, &scores);
+        let merges: Vec<_> = merges.iter().map(|(l, r)| (l.as_str(), r.as_str())).collect();
+        assert_eq!(merges, expected);
+    }
+
+    #[test]
+    fn better_scores_come_first() {
+        use TokenKind::Normal;
+        check(
+            &[
+                ("bc", -2.0, Normal),
+                ("ab", -1.0, Normal),
+                ("abc", -3.0, Normal),
+                ("a", -9.0, Normal),
+                ("b", -9.0, Normal),
+                ("c", -9.0, Normal),
+            ],
+            &[("a", "b"), ("b", "c"), ("ab", "c"), ("a", "bc")],
+        );
+    }
+
+    #[test]
+    fn control_and_byte_tokens_are_neither_made_nor_used() {
+        use TokenKind::{Byte, Control, Normal};
+        check(
+            &[
+                ("<s>", 0.0, Control),
+                ("<", -1.0, Normal),
+                ("s>", -1.0, Normal),
+                ("<0x0A>", 0.0, Byte),
+                ("<0x", -1.0, Normal),
+                ("0A>", -1.0, Normal),
+                ("<s>s>", -1.0, Normal),
+            ],
+            &[],
+        );
+    }
+}

@@ -1,0 +1,113 @@
+//! Where a tokenizer comes from: files, directories, and the settings beside them.
+//!
+//! `tokenizer.json` is preferred, since it is what the model's authors publish and complete in
+//! itself. The other containers have modules of their own.
+
+use std::fs::File;
+use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use sconce_formats::gguf::{Gguf, Metadata};
+use serde_json::Value;
+
+use super::error::{LibraryError, TokenizerError};
+use super::pieces::Pieces;
+use super::tokenizer::{Frame, Tokenizer};
+use super::{gguf, sentencepiece};
+
+/// Largest file read as a whole; published ones have up to 40 MB.
+const MAX_BYTES: u64 = 256 << 20;
+/// What a directory may hold, in order of preference.
+const NAMES: [&str; 2] = ["tokenizer.json", "tokenizer.model"];
+const KIND: &str = "tokenizer.json";
+
+/// Opens the tokenizer at `path`, whatever it is.
+pub fn open(path: &Path) -> Result<Tokenizer, TokenizerError> {
+    if path.is_dir() {
+        let files = NAMES.map(|name| path.join(name));
+        let file = files.iter().find(|file| file.exists());
+        return open_file(file.ok_or_else(|| TokenizerError::NotFound { path: path.to_owned() })?);
+    }
+    open_file(path)
+}
+
+fn open_file(path: &Path) -> Result<Tokenizer, TokenizerError> {
+    let mut start = [0; 4];
+    if file(path)?.read_exact(&mut start).is_ok() && &start == b"GGUF" {
+        return gguf::tokenizer(&Gguf::open(path)?.0.metadata);
+    }
+    let bytes = read(path)?;
+    let config = config(&path.with_file_name("tokenizer_config.json"))?;
+    let json = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    let mut tokenizer = if json { from_json(&bytes, &config)? } else { sentencepiece::tokenizer(&bytes)? };
+    let flag = |key: &str| config.get(key).and_then(Value::as_bool);
+    tokenizer.set_automatic(flag("add_bos_token"), flag("add_eos_token"));
+    Ok(tokenizer)
+}
+
+/// Builds the tokenizer of a `tokenizer.json`; `config` is the `tokenizer_config.json` beside it.
+fn from_json(bytes: &[u8], config: &Value) -> Result<Tokenizer, TokenizerError> {
+    let build = |source| TokenizerError::build(KIND, source);
+    let mut inner = parse(bytes).map_err(build)?;
+    inner.with_padding(None).with_truncation(None).map_err(build)?;
+    let pieces = Pieces::of_decoder(inner.get_decoder())?;
+    let (prefix, suffix) = automatic(&inner).map_err(build)?;
+    let id = |key: &str| inner.token_to_id(&token_text(config.get(key)?)?);
+    let bos = id("bos_token").or(prefix.first().copied());
+    let frame = Frame { prefix, suffix, ..Frame::new(bos, id("eos_token")) };
+    Tokenizer::assemble(inner, pieces, frame, KIND.to_owned())
+}
+
+/// The library indexes by what the file claims, so a damaged file may make it panic.
+fn parse(bytes: &[u8]) -> Result<tokenizers::Tokenizer, LibraryError> {
+    let parse = || tokenizers::Tokenizer::from_bytes(bytes);
+    catch_unwind(AssertUnwindSafe(parse)).unwrap_or_else(|_| Err("it contradicts itself".into()))
+}
+
+/// What the post-processor puts in front of and behind every text.
+fn automatic(inner: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>), LibraryError> {
+    let ids = |add| Ok::<_, LibraryError>(inner.encode_fast("a", add)?.get_ids().to_vec());
+    let (bare, full) = (ids(false)?, ids(true)?);
+    let at = (0..full.len()).find(|&at| full[at..].starts_with(&bare)).unwrap_or(full.len());
+    let suffix = full.get(at + bare.len()..).unwrap_or_default().to_vec();
+    Ok((full[..at].to_vec(), suffix))
+}
+
+/// The text of a token in `tokenizer_config.json`: a string, or an object with `content`.
+pub(super) fn token_text(value: &Value) -> Option<String> {
+    let text = value.as_str().or_else(|| value.get("content")?.as_str());
+    text.map(str::to_owned)
+}
+
+/// A text in the metadata, or nothing if it is absent or no text.
+pub(super) fn optional_str<'a>(metadata: &'a Metadata, key: &str) -> Option<&'a str> {
+    metadata.str(key).ok().flatten()
+}
+
+/// The JSON at `path`, or null if there is no such file.
+fn config(path: &Path) -> Result<Value, TokenizerError> {
+    if !path.exists() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(&read(path)?)
+        .map_err(|source| TokenizerError::Json { path: path.to_owned(), source })
+}
+
+fn file(path: &Path) -> Result<File, TokenizerError> {
+    File::open(path).map_err(|source| TokenizerError::Read { path: path.to_owned(), source })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TokenizerError> {
+    let refused = |source| TokenizerError::Read { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    let mut limited = file(path)?.take(MAX_BYTES + 1);
+    limited.read_to_end(&mut bytes).map_err(refused)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(TokenizerError::TooLong { path: path.to_owned(), limit: MAX_BYTES });
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! Oracle files: reference cases with their tensors and limits. The format is described in
+//! `docs/cli.md` under `verify`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::error::Error;
+
+use super::read_json;
+
+/// An oracle file.
+#[derive(Debug, Deserialize)]
+pub struct Oracle {
+    /// By compute type (`float32`…) or by reference (`native`, `dequantised`).
+    pub limits: BTreeMap<String, Limit>,
+    #[serde(default)]
+    pub config_overrides: Map<String, Value>,
+    /// Context the reference was opened with.
+    pub n_ctx: Option<u32>,
+    pub cases: Vec<Case>,
+    pub chunked_prefill: Option<ChunkedPrefill>,
+    pub two_turns: Option<TwoTurns>,
+    pub batch: Option<Batch>,
+    #[serde(default)]
+    pub tokenizer_cases: Vec<TokenizerCase>,
+}
+
+/// How far a run may be off.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Limit {
+    /// Largest difference of a logit.
+    pub max_abs: f64,
+    /// Least cosine of a position.
+    #[serde(default)]
+    pub min_cosine: Option<f64>,
+    /// Share of positions that may be further off.
+    #[serde(default)]
+    pub outlier_share: f64,
+}
+
+/// A prompt with what came of it, either plainly or per reference.
+#[derive(Debug, Deserialize)]
+pub struct Case {
+    pub name: String,
+    pub prompt_ids: Vec<u32>,
+    #[serde(flatten)]
+    plain: Option<Expected>,
+    native: Option<Expected>,
+    dequantised: Option<Expected>,
+    pub note: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Expected {
+    pub greedy_ids: Vec<u32>,
+    pub greedy_margins: Vec<f64>,
+    /// Pairs of id and logit, at the last prompt position.
+    #[serde(default)]
+    pub last_logits_top50: Vec<(u32, f32)>,
+}
+
+impl Case {
+    /// What a reference says; `None` names the file's only one.
+    pub fn expected(&self, reference: Option<&str>) -> Option<&Expected> {
+        match reference {
+            Some("native") => self.native.as_ref(),
+            Some("dequantised") => self.dequantised.as_ref(),
+            _ => self.plain.as_ref(),
+        }
+    }
+}
+
+/// A prompt fed in pieces.
+#[derive(Debug, Deserialize)]
+pub struct ChunkedPrefill {
+    /// Name of the case.
+    pub prompt: String,
+    /// Lengths of the pieces.
+    pub split: Vec<u32>,
+    pub note: Option<String>,
+}
+
+/// A conversation in one cache.
+#[derive(Debug, Deserialize)]
+pub struct TwoTurns {
+    pub prompt_ids: Vec<u32>,
+    pub first_reply_ids: Vec<u32>,
+    pub second_prompt_ids: Vec<u32>,
+    pub second_reply_ids: Vec<u32>,
+    pub second_reply_margins: Vec<f64>,
+    pub note: Option<String>,
+}
+
+/// Prompts of different lengths, run together.
+#[derive(Debug, Deserialize)]
+pub struct Batch {
+    pub prompts: Vec<Vec<u32>>,
+    pub greedy_ids: Vec<Vec<u32>>,
+    pub min_margins: Vec<f64>,
+    pub note: Option<String>,
+}
+
+/// A text and its ids; specials are recognised in it.
+#[derive(Debug, Deserialize)]
+pub struct TokenizerCase {
+    pub text: String,
+    pub ids: Vec<u32>,
+    pub ids_with_special: Option<Vec<u32>>,
+    pub decoded: Option<String>,
+}
+
+/// The tensors beside an oracle, as rows of f32 by name.
+#[derive(Default)]
+pub struct Tensors(BTreeMap<String, Tensor>);
+
+/// `[rows, vocab]`, row-major.
+pub struct Tensor {
+    pub vocab: usize,
+    pub values: Vec<f32>,
+}
+
+impl Tensor {
+    pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
+        self.values.chunks_exact(self.vocab)
+    }
+}
+
+impl Oracle {
+    pub fn read(path: &Path) -> Result<(Self, Tensors), Error> {
+        let oracle: Oracle = read_json(path)?;
+        Ok((oracle, Tensors::beside(path)?))
+    }
+}
+
+impl Tensors {
+    /// Reads `NAME.safetensors` beside `NAME.json`; an oracle may have none.
+    fn beside(path: &Path) -> Result<Self, Error> {
+        let path = path.with_extension("safetensors");
+        let fail = |cause: String| Error::Input { path: path.clone(), cause };
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Tensors::default()),
+            Err(error) => return Err(fail(error.to_string())),
+        };
+        let file = SafeTensors::deserialize(&bytes).map_err(|e| fail(e.to_string()))?;
+        let mut tensors = BTreeMap::new();
+        for (name, view) in file.iter() {
+            let (Dtype::F32, Some(&vocab)) = (view.dtype(), view.shape().last()) else {
+                return Err(fail(format!("tensor `{name}` is not a table of float32")));
+            };
+            let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            tensors.insert(name.to_owned(), Tensor { vocab: vocab.max(1), values: values.collect() });
+        }
+        Ok(Tensors(tensors))
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.0.get(name)
+    }
+}
