@@ -44,7 +44,7 @@ pub fn run(args: &BenchArgs) -> Result<Exit, Error> {
     let plan = models::plan(&args.engine, &choice.device, parallel.max(1));
     let begin = Instant::now();
     let mut executor =
-        models::load_with_progress(&choice.backend, &files.source, &plan, |_| {}).map_err(in_model)?;
+        models::load_with_progress(&choice.backend, &files.source, &plan, |_| true).map_err(in_model)?;
     let load_seconds = begin.elapsed().as_secs_f64();
     let rows = measure(executor.as_mut(), args).map_err(|source| Error::Engine { source })?;
     let report = Report {

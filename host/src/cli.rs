@@ -76,7 +76,7 @@ pub struct EngineArgs {
     #[arg(long, env = "SCONCE_THREADS", value_name = "N", value_parser = positive)]
     pub threads: Option<usize>,
     /// Option for the backend; may be repeated
-    #[arg(long, env = "SCONCE_BACKEND_OPT", value_name = "KEY=VALUE", value_parser = key_value, value_delimiter = ',')]
+    #[arg(long, env = "SCONCE_BACKEND_OPT", value_name = "KEY=VALUE", value_parser = key_value)]
     pub backend_opt: Vec<(String, String)>,
 }
 

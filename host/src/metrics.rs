@@ -1,10 +1,12 @@
 //! What `/metrics` shows, in Prometheus' text format; the names are in `docs/http.md`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
@@ -162,19 +164,24 @@ struct ModelFigures(Arc<Models>);
 
 impl Collector for ModelFigures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let models = self.0.ready();
-        let sum = |count: fn(&Model) -> usize| models.iter().map(|m| count(m) as f64).sum::<f64>();
-        let mut figures = vec![
-            gauge("requests_running", sum(|m| m.engine.running())),
-            gauge("requests_waiting", sum(|m| m.engine.waiting())),
-            gauge("model_ready", models.len() as f64),
-        ];
-        for model in &models {
-            let named = (model.stats)().into_iter();
-            figures.extend(named.map(|f| Figure { name: format!("plugin_{}", f.name), ..f }));
+        // Prometheus wants all series of a name together.
+        let mut named: BTreeMap<String, Vec<(String, Figure)>> = BTreeMap::new();
+        for model in self.0.ready() {
+            for figure in figures(&model) {
+                named.entry(figure.name.clone()).or_default().push((model.name.clone(), figure));
+            }
         }
-        figures.iter().try_for_each(|figure| encode(figure, &mut encoder))
+        named.iter().try_for_each(|(name, series)| encode(name, series, &mut encoder))
     }
+}
+
+fn figures(model: &Model) -> Vec<Figure> {
+    let own = [
+        gauge("requests_running", model.engine.running() as f64),
+        gauge("requests_waiting", model.engine.waiting() as f64),
+    ];
+    let plugins = (model.stats)().into_iter().map(|f| Figure { name: format!("plugin_{}", f.name), ..f });
+    own.into_iter().chain(plugins).collect()
 }
 
 impl std::fmt::Debug for Models {
@@ -187,14 +194,26 @@ fn gauge(name: &str, value: f64) -> Figure {
     Figure { name: name.to_owned(), counter: false, value }
 }
 
-fn encode(figure: &Figure, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-    let help = figure.name.replace('_', " ");
+/// One name with a series per model.
+fn encode(
+    name: &str,
+    series: &[(String, Figure)],
+    encoder: &mut DescriptorEncoder<'_>,
+) -> Result<(), std::fmt::Error> {
+    let help = name.replace('_', " ");
+    let counter = series.iter().all(|(_, figure)| figure.counter);
     // The encoder appends `_total` to counters.
-    let name = figure.name.trim_end_matches("_total");
-    if figure.counter {
-        let value = ConstCounter::new(figure.value);
-        return value.encode(encoder.encode_descriptor(name, &help, None, value.metric_type())?);
+    let name = if counter { name.trim_end_matches("_total") } else { name };
+    let kind = if counter { MetricType::Counter } else { MetricType::Gauge };
+    let mut family = encoder.encode_descriptor(name, &help, None, kind)?;
+    for (model, figure) in series {
+        let labels = [("model", model.as_str())];
+        let metric = family.encode_family(&labels)?;
+        if counter {
+            ConstCounter::new(figure.value).encode(metric)?;
+        } else {
+            ConstGauge::new(figure.value).encode(metric)?;
+        }
     }
-    let value = ConstGauge::new(figure.value);
-    value.encode(encoder.encode_descriptor(&figure.name, &help, None, value.metric_type())?)
+    Ok(())
 }

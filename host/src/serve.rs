@@ -48,11 +48,10 @@ fn model_path(config: &ServeConfig) -> Result<PathBuf, Error> {
 
 fn announce(backend: &BackendFacts) {
     tracing::info!(
-        "backend {} {} ({}, {}) on {} {}, ABI {} (preview), from {}",
+        "backend {} {} ({}) on {} {}, ABI {} (preview), from {}",
         backend.id,
         backend.version,
-        backend.variant,
-        backend.engine,
+        format!("{} {}", backend.variant, backend.engine).trim(),
         backend.device.kind,
         backend.device.name,
         backend.abi,
@@ -140,30 +139,39 @@ struct Ready<'a> {
 
 impl Ready<'_> {
     /// Hears the engine thread: shows progress, publishes the model, or reports why it could not be loaded.
-    fn teller(self, failed: oneshot::Sender<ModelError>) -> impl Fn(Loading) + Send + 'static {
+    /// Once the server is shutting down, the model is no longer wanted.
+    fn teller(self, failed: oneshot::Sender<ModelError>) -> impl Fn(Loading) -> bool + Send + 'static {
         let Ready { app, name, url, files, config } = self;
         let worker = config.worker.as_ref().map(|w| (w.clone(), w.advertise.clone().unwrap_or(url.clone())));
         // Each is used once; the closure may be called often.
         let files = std::sync::Mutex::new(Some(files));
         let failed = std::sync::Mutex::new(Some(failed));
-        move |loading| match loading {
-            Loading::Percent(percent) => app.models.set(&name, Slot::Loading(percent)),
-            Loading::Failed(error) => {
-                let failed = failed.lock().expect("no holder panics").take();
-                // Without a listener the server is already going down.
-                let _ = failed.map(|failed| failed.send(error));
-            }
-            Loading::Ready { engine, facts, stats } => {
-                let Some(files) = files.lock().expect("no holder panics").take() else { return };
-                if let Some((worker, advertised)) = &worker {
-                    let message = callback::message(worker, advertised, &app.backend, &name, &facts);
-                    callback::spawn(worker.callback_url.clone(), message);
+        move |loading| {
+            match loading {
+                _ if app.is_draining() => {}
+                Loading::Percent(percent) => app.models.set(&name, Slot::Loading(percent)),
+                Loading::Failed(error) => {
+                    let failed = failed.lock().expect("no holder panics").take();
+                    // Without a listener the server is already going down.
+                    let _ = failed.map(|failed| failed.send(error));
                 }
-                let created = models::now_seconds();
-                let model = Model { name: name.clone(), files, facts, stats, engine, created };
-                app.models.set(&name, Slot::Ready(Arc::new(model)));
-                tracing::info!("ready: {name} at {url}");
+                Loading::Ready { engine, facts, stats } => {
+                    let files =
+                        files.lock().expect("no holder panics").take().expect("a model is ready once");
+                    let message = worker.as_ref().map(|(worker, advertised)| {
+                        (worker, callback::message(worker, advertised, &app.backend, &name, &facts))
+                    });
+                    let created = models::now_seconds();
+                    let model = Model { name: name.clone(), files, facts, stats, engine, created };
+                    app.models.set(&name, Slot::Ready(Arc::new(model)));
+                    tracing::info!("ready: {name} at {url}");
+                    // After the model answers: a quick manager sends work at once.
+                    message
+                        .into_iter()
+                        .for_each(|(worker, m)| callback::spawn(worker.callback_url.clone(), m));
+                }
             }
+            !app.is_draining()
         }
     }
 }
@@ -235,10 +243,12 @@ async fn signal() {
 /// Waits for the engine thread, so that its executor is dropped before the plugin shuts down. A thread that
 /// does not end, say in the middle of a load, is left to the end of the process.
 async fn ended(engine: JoinHandle<()>) -> bool {
-    let joined = tokio::task::spawn_blocking(move || engine.join());
-    let ended = tokio::time::timeout(ENGINE_END, joined).await.is_ok();
-    if !ended {
+    let deadline = Instant::now() + ENGINE_END;
+    while !engine.is_finished() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    if !engine.is_finished() {
         tracing::warn!("the engine thread does not end; leaving it behind");
     }
-    ended
+    engine.is_finished()
 }

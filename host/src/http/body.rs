@@ -14,7 +14,8 @@ use super::error::ApiError;
 /// Most stop strings in one request.
 const MAX_STOPS: usize = 16;
 
-/// What a client may send. Fields that would change the answer but are not supported are refused, not ignored.
+/// What a client may send. Fields of the APIs we know that would change the answer but are not supported are
+/// refused, not ignored.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Body {
@@ -48,6 +49,9 @@ pub struct Body {
     tools: Option<Value>,
     functions: Option<Value>,
     response_format: Option<Value>,
+    ignore_eos: Option<bool>,
+    min_tokens: Option<i64>,
+    stop_token_ids: Option<Value>,
 }
 
 /// What a prompt may look like on the wire.
@@ -108,7 +112,8 @@ impl Body {
             Some(Value::Object(map)) => !map.is_empty(),
             Some(_) => true,
         };
-        let format = self.response_format.as_ref().and_then(|f| f.get("type")).and_then(Value::as_str);
+        let plain = serde_json::json!({"type": "text"});
+        let formatted = |v: &Option<Value>| given(v) && v.as_ref() != Some(&plain);
         let refused = [
             (more_than_one(self.n), "n", "more than one choice"),
             (more_than_one(self.best_of), "best_of", "more than one choice"),
@@ -118,7 +123,10 @@ impl Body {
             (given(&self.logit_bias), "logit_bias", "logit bias"),
             (given(&self.tools), "tools", "tool calling"),
             (given(&self.functions), "functions", "function calling"),
-            (format.is_some_and(|f| f != "text"), "response_format", "constrained output"),
+            (formatted(&self.response_format), "response_format", "constrained output"),
+            (self.ignore_eos == Some(true), "ignore_eos", "going on after the end"),
+            (self.min_tokens.is_some_and(|n| n > 0), "min_tokens", "a least length"),
+            (given(&self.stop_token_ids), "stop_token_ids", "further end tokens"),
         ];
         match refused.into_iter().find(|(given, ..)| *given) {
             Some((_, param, what)) => Err(ApiError::Unsupported { param, what }),

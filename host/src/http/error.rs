@@ -96,7 +96,7 @@ impl ApiError {
                 shape(StatusCode::PAYLOAD_TOO_LARGE, INVALID, None, "INVALID_REQUEST")
             }
             ApiError::NoRoute { .. } => {
-                shape(StatusCode::NOT_FOUND, INVALID, Some("unknown_url"), "NOT_FOUND")
+                shape(StatusCode::NOT_FOUND, INVALID, Some("unknown_url"), "INVALID_REQUEST")
             }
             ApiError::WrongMethod { .. } => {
                 shape(StatusCode::METHOD_NOT_ALLOWED, INVALID, None, "INVALID_REQUEST")

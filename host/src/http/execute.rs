@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use futures::{Stream, stream};
 use serde_json::{Value, json};
 
-use crate::scheduler::{Event, Timings};
+use crate::scheduler::Event;
 
 use super::body::Body;
 use super::error::ApiError;
@@ -70,7 +70,7 @@ fn in_words(app: &App, job_id: &Value, generation: &Generation, event: Option<Ev
             "tokens_in": usage.prompt_tokens,
             "tokens_out": usage.completion_tokens,
             "stop_reason": finish.name(),
-            "timings": in_ms(timings),
+            "timings": generate::in_ms(timings),
         }),
         Some(Event::Failed(failure)) => failed(app, job_id, failure.into()),
         None => failed(app, job_id, ApiError::EngineGone),
@@ -82,13 +82,4 @@ fn failed(app: &App, job_id: &Value, error: ApiError) -> Value {
     let mut words = error.worker();
     words["job_id"] = job_id.clone();
     words
-}
-
-fn in_ms(timings: Timings) -> Value {
-    let ms = |d: std::time::Duration| d.as_secs_f64() * 1e3;
-    json!({
-        "queue_ms": ms(timings.queue),
-        "prefill_ms": ms(timings.prefill),
-        "decode_ms": ms(timings.decode),
-    })
 }

@@ -1,8 +1,9 @@
 //! What all generating endpoints share: from a checked body to a job, and its events.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::models::Model;
@@ -150,6 +151,16 @@ pub async fn collect(mut generation: Generation) -> Result<Answer, ApiError> {
         }
     }
     Err(ApiError::EngineGone)
+}
+
+/// Where the time went, in milliseconds to three places.
+pub fn in_ms(timings: Timings) -> Value {
+    let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+    json!({
+        "queue_ms": ms(timings.queue),
+        "prefill_ms": ms(timings.prefill),
+        "decode_ms": ms(timings.decode),
+    })
 }
 
 /// A fresh id with the prefix its endpoint uses.

@@ -139,11 +139,7 @@ impl Head {
         }
         let mut object = self.object(false, json!([choice]));
         object["usage"] = usage(answer.usage);
-        object["timings"] = json!({
-            "queue_ms": answer.timings.queue.as_secs_f64() * 1e3,
-            "prefill_ms": answer.timings.prefill.as_secs_f64() * 1e3,
-            "decode_ms": answer.timings.decode.as_secs_f64() * 1e3,
-        });
+        object["timings"] = generate::in_ms(answer.timings);
         object
     }
 }

@@ -33,19 +33,18 @@ pub fn plan(args: &EngineArgs, device: &Device, max_sequences: u32) -> LoadPlan 
     }
 }
 
-/// Loads and warms up on this thread, showing how far it is.
+/// Loads and warms up on this thread, showing how far it is. `percent` hears it too, and returns false to give up.
 pub fn load_with_progress(
     backend: &Backend,
     source: &ModelSource,
     plan: &LoadPlan,
-    mut percent: impl FnMut(u8),
+    mut percent: impl FnMut(u8) -> bool,
 ) -> Result<Box<dyn Executor>, ModelError> {
     let begin = Instant::now();
     let mut line = ProgressLine::default();
     let mut on_progress = |stage, done, total| {
-        percent(share(done, total));
         line.show(stage, done, total);
-        true
+        percent(share(done, total))
     };
     let mut executor: InProcess = backend.load(source, plan, &mut on_progress)?;
     line.clear();
@@ -75,16 +74,19 @@ pub enum Loading {
 }
 
 /// Starts the engine thread of a model: it loads, tells how far it is, then runs until its work is done.
+/// `tell` returns false when the model is no longer wanted.
 pub fn start(
     backend: Arc<Backend>,
     source: ModelSource,
     plan: LoadPlan,
     queue: usize,
     metrics: Arc<EngineMetrics>,
-    tell: impl Fn(Loading) + Send + 'static,
+    tell: impl Fn(Loading) -> bool + Send + 'static,
 ) -> Result<JoinHandle<()>, Error> {
     let run = move || match load_with_progress(&backend, &source, &plan, |n| tell(Loading::Percent(n))) {
-        Err(error) => tell(Loading::Failed(error)),
+        Err(error) => {
+            tell(Loading::Failed(error));
+        }
         Ok(executor) => {
             let (facts, stats) = (executor.facts().clone(), executor.stats());
             let limits =

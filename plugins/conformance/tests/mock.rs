@@ -82,7 +82,6 @@ const FAULTS: &[(&str, &[&str])] = &[
     ("rows_off", &["drafts_equal_single_steps", "wanted_rows_agree", "bias_and_masks_are_applied"]),
     ("hidden_off", &["hidden_rows_agree"]),
     ("topk_unbiased", &["bias_and_masks_are_applied"]),
-    ("not_atomic", &["kv_full_is_atomic"]),
     ("not_atomic,slow_token_ms=1", &["cancelled_is_atomic", "kv_full_is_atomic"]),
     ("reserves_part", &["reservations_are_whole"]),
     ("stale_handles", &["stale_handles_are_refused"]),

@@ -21,7 +21,7 @@ impl Plugin for Cpu {
         id: "cpu",
         variant: "baseline",
         version: env!("CARGO_PKG_VERSION"),
-        vendor: "the sconce authors",
+        vendor: "the sconce developers",
         description: "Runs models on the host's processor",
         engine: "candle 0.11.1",
         licence: "MIT OR Apache-2.0",
