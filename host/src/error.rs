@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use sconce_formats::FormatError;
+use sconce_plugin_api::abi::Code;
 use sconce_plugin_api::loader::{LoadError, ManifestError};
 
 use crate::executor::ExecError;
@@ -168,6 +169,9 @@ impl ModelError {
                 "give a model with --model, or set TMPDIR to a directory that can be written"
             }
             ModelError::Unsupported(_) => "choose another model or another --backend",
+            ModelError::Executor(error) if matches!(error.code, Code::PANICKED | Code::INTERNAL) => {
+                "the backend failed, not the model: try another --backend, and tell the plugin's author"
+            }
             _ => "give a Hugging Face directory (config.json, *.safetensors, tokenizer.json) or a .gguf file",
         }
     }

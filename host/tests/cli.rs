@@ -317,17 +317,33 @@ fn a_verification_that_fails_says_so_and_where() {
 #[test]
 fn inputs_that_cannot_be_read_are_named() {
     let dir = temp_dir();
-    let bad = dir.path().join("oracle.json");
-    std::fs::write(&bad, "{}").expect("the test's own file");
     let model = fixture("stories260k");
     let check = |oracle: &Path, words: &[&str]| {
-        sconce(&["verify", "--oracle", text(oracle), "--model", text(&model)]).failed_with(1, words);
+        let run = sconce(&["verify", "--oracle", text(oracle), "--model", text(&model)]);
+        run.failed_with(1, words);
+        assert!(run.stderr.contains("error: cannot read") && !run.stderr.contains("panicked"), "{run}");
     };
-    check(&dir.path().join("none.json"), &["cannot read", "none.json"]);
-    check(&bad, &["cannot read", "oracle.json", "limits"]);
+    check(&dir.path().join("none.json"), &["none.json"]);
+    let bad = dir.path().join("oracle.json");
+    std::fs::write(&bad, "{}").expect("the test's own file");
+    check(&bad, &["oracle.json", "limits"]);
     sconce(&["plugin", "test", "/nonexistent.so"])
         .explained(NO_BACKEND, &["cannot open plugin /nonexistent.so"]);
     sconce(&["plugin", "test", text(&bad)]).explained(NO_BACKEND, &["not a shared library"]);
+
+    let whole = std::fs::read(fixture("llama3-gqa/oracle.json")).expect("a fixture");
+    let tampered = |tamper: &dyn Fn(&mut Value), words: &str| {
+        let mut oracle = serde_json::from_slice(&whole).expect("a JSON file");
+        tamper(&mut oracle);
+        std::fs::write(&bad, oracle.to_string()).expect("the test's own file");
+        check(&bad, &[words]);
+    };
+    tampered(&|o| o["cases"][0]["prompt_ids"] = json!([]), "has no prompt");
+    tampered(&|o| o["chunked_prefill"]["split"] = json!([1000, 1000]), "do not make up its prompt");
+    tampered(&|o| o["two_turns"]["second_prompt_ids"] = json!([]), "`two_turns` is empty");
+    tampered(&|o| o["batch"]["greedy_ids"] = json!([]), "as many replies");
+    tampered(&|o| o["batch"]["prompts"][1] = json!([]), "`batch` is empty");
+    tampered(&|o| o["cases"][0]["prompt_ids"] = json!([-1]), "not the expected JSON");
 }
 
 #[test]

@@ -132,7 +132,44 @@ impl Tensor {
 impl Oracle {
     pub fn read(path: &Path) -> Result<(Self, Tensors), Error> {
         let oracle: Oracle = read_json(path)?;
+        if let Some(cause) = oracle.flaw() {
+            return Err(Error::Input { path: path.to_owned(), cause: cause.to_owned() });
+        }
         Ok((oracle, Tensors::beside(path)?))
+    }
+
+    /// What makes the file no reference, if anything does; the runs rely on there being nothing.
+    fn flaw(&self) -> Option<&'static str> {
+        let pieces = |chunked: &ChunkedPrefill| {
+            let case = self.cases.iter().find(|case| case.name == chunked.prompt);
+            let sum: usize = chunked.split.iter().map(|len| *len as usize).sum();
+            case.is_none_or(|case| case.prompt_ids.len() == sum)
+        };
+        let equal = |batch: &Batch| {
+            let count = batch.prompts.len();
+            count > 0 && [batch.greedy_ids.len(), batch.min_margins.len()] == [count; 2]
+        };
+        let turns = |turns: &TwoTurns| {
+            let parts = [&turns.prompt_ids, &turns.first_reply_ids, &turns.second_prompt_ids];
+            parts.iter().all(|ids| !ids.is_empty())
+        };
+        let sound = [
+            (self.cases.iter().all(|case| !case.prompt_ids.is_empty()), "a case has no prompt"),
+            (
+                self.chunked_prefill.as_ref().is_none_or(pieces),
+                "the pieces of `chunked_prefill` do not make up its prompt",
+            ),
+            (self.two_turns.as_ref().is_none_or(turns), "a part of `two_turns` is empty"),
+            (
+                self.batch.as_ref().is_none_or(equal),
+                "`batch` does not have as many replies and margins as prompts, or none",
+            ),
+            (
+                self.batch.as_ref().is_none_or(|batch| batch.prompts.iter().all(|ids| !ids.is_empty())),
+                "a prompt of `batch` is empty",
+            ),
+        ];
+        sound.into_iter().find(|(sound, _)| !sound).map(|(_, cause)| cause)
     }
 }
 

@@ -129,9 +129,18 @@ impl Metrics {
         Metrics(values)
     }
 
-    /// The value under a full name, or 0 where there is none yet.
+    /// The value under a name with labels, 0 before the first of its kind; without labels, the sum of all
+    /// that have the name, of which there must be one.
+    #[track_caller]
     pub fn value(&self, name: &str) -> f64 {
-        self.0.get(name).copied().unwrap_or(0.0)
+        if name.contains('{') {
+            return self.0.get(name).copied().unwrap_or(0.0);
+        }
+        let same = |full: &str| full.split('{').next() == Some(name);
+        let values: Vec<f64> =
+            self.0.iter().filter(|(full, _)| same(full)).map(|(_, value)| *value).collect();
+        assert!(!values.is_empty(), "there is no metric {name}");
+        values.into_iter().sum()
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {

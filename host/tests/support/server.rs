@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::client::{Answer, Metrics};
 use super::sse::{ChatStream, EventStream};
-use super::{DEADLINE, client, command, eventually, plugin, temp_dir, text};
+use super::{client, command, eventually, plugin, temp_dir};
 
 /// A server of the test's own. Killed when dropped, and its log is printed if the test is failing.
 pub struct Server {
@@ -31,15 +31,7 @@ pub fn free_port() -> u16 {
 impl Server {
     /// Starts on any port and waits until the server says that it is ready.
     pub fn start(args: &[&str]) -> Server {
-        let mut server = Server::spawn(&[&["--port", "0"], args].concat());
-        let mut url = None;
-        eventually("the server is ready", || {
-            server.must_live();
-            url = server.ready_at();
-            url.is_some()
-        });
-        server.url = url.expect("the loop ends with it");
-        server
+        Server::spawn(0, args, "").when_ready()
     }
 
     /// The demo model on the CPU.
@@ -47,15 +39,15 @@ impl Server {
         Server::start(&["--backend", "cpu"])
     }
 
-    /// The demo model's text side in front of the mock backend, with what it should do wrong.
-    pub fn mock(options: &[&str], args: &[&str]) -> Server {
-        let options: Vec<&str> = options.iter().flat_map(|option| ["--backend-opt", *option]).collect();
-        Server::start(&[&["--backend", "mock"], &options[..], args].concat())
+    /// The demo model's text side in front of the mock backend, and how that should misbehave.
+    pub fn mock(faults: &str, args: &[&str]) -> Server {
+        Server::spawn(0, &[&["--backend", "mock"], args].concat(), faults).when_ready()
     }
 
-    /// Starts on a port and waits until it answers, which is before the model is loaded.
-    pub fn spawn_on(port: u16, args: &[&str]) -> Server {
-        let mut server = Server::spawn(&[&["--port", &port.to_string()], args].concat());
+    /// The same on a port, as soon as it listens, which is before the model is loaded.
+    pub fn loading_mock(faults: &str, args: &[&str]) -> Server {
+        let port = free_port();
+        let mut server = Server::spawn(port, &[&["--backend", "mock"], args].concat(), faults);
         server.url = format!("http://127.0.0.1:{port}");
         eventually("the server listens", || {
             server.must_live();
@@ -64,26 +56,36 @@ impl Server {
         server
     }
 
-    fn spawn(args: &[&str]) -> Server {
+    fn spawn(port: u16, args: &[&str], faults: &str) -> Server {
         plugin("cpu");
         plugin("mock");
         let home = temp_dir();
         let mut command = command::command(Path::new(env!("CARGO_BIN_EXE_sconce")), home.path());
-        command.arg("serve").args(args).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the binary starts");
+        command.args(["serve", "--port", &port.to_string()]).args(args).env("SCONCE_MOCK_FAULT", faults);
+        let mut child =
+            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts");
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = child.stderr.take().expect("stderr is piped");
         std::thread::spawn({
             let log = log.clone();
             move || {
                 for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                    let mut log = log.lock().expect("no holder panics");
-                    *log += &line;
-                    log.push('\n');
+                    *log.lock().expect("no holder panics") += &format!("{line}\n");
                 }
             }
         });
         Server { child: Mutex::new(child), log, url: String::new(), _home: home }
+    }
+
+    fn when_ready(mut self) -> Server {
+        let mut url = None;
+        eventually("the server is ready", || {
+            self.must_live();
+            url = self.ready_at();
+            url.is_some()
+        });
+        self.url = url.expect("the loop ends with it");
+        self
     }
 
     fn must_live(&self) {
