@@ -23,7 +23,7 @@ pub fn message(worker: &Worker, url: &str, backend: &BackendFacts, model: &str, 
         "backend": backend.id,
         "device": backend.device.name,
         "capabilities": [backend.id],
-        "status": "production",
+        "status": if backend.test { "pre-release" } else { "production" },
         "memory_bytes": facts.memory_bytes(),
         "model": model,
     })

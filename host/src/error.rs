@@ -33,7 +33,7 @@ pub enum Error {
     #[error("no usable backend")]
     NoBackend { considered: Vec<String>, searched: Vec<PathBuf> },
     #[error("cannot use backend `{asked}`")]
-    Backend { asked: String, cause: String, installed: Vec<String> },
+    Backend { asked: String, cause: String, others: Vec<String> },
     #[error("cannot open plugin {}", path.display())]
     PluginFile {
         path: PathBuf,
@@ -78,6 +78,8 @@ pub enum ModelError {
     Text(#[from] TextError),
     #[error(transparent)]
     Executor(#[from] ExecError),
+    #[error("it is not the one that the oracle is for: {0}")]
+    AnotherModel(String),
     #[error("its path is not UTF-8")]
     PathNotUtf8,
     #[error("the backend does not support it: {0}")]
@@ -96,6 +98,7 @@ impl Error {
         match self {
             Error::LogFilter { .. } | Error::Usage { .. } => Exit::Usage,
             Error::NoBackend { .. } | Error::Backend { .. } | Error::PluginFile { .. } => Exit::NoBackend,
+            Error::Model { source, .. } if source.blames_backend() => Exit::NoBackend,
             Error::Model { .. } => Exit::Model,
             Error::Address { .. } => Exit::Address,
             Error::Input { .. } | Error::Output { .. } | Error::Engine { .. } | Error::System { .. } => {
@@ -140,11 +143,11 @@ impl Error {
                     dirs.join(", ")
                 )
             }
-            Error::Backend { installed, .. } if installed.is_empty() => {
-                "no plugin is installed; name the place of one with --plugin-dir".into()
+            Error::Backend { others, .. } if others.is_empty() => {
+                "no other plugin is installed; name the place of one with --plugin-dir".into()
             }
-            Error::Backend { installed, .. } => {
-                format!("start with `--backend auto`, or one of the installed: {}", installed.join(", "))
+            Error::Backend { others, .. } => {
+                format!("start with `--backend auto`, or one of the installed: {}", others.join(", "))
             }
             Error::PluginFile { .. } => {
                 "give the library file of a plugin built for this machine and this host".into()
@@ -162,14 +165,22 @@ impl Error {
 }
 
 impl ModelError {
+    /// Whether the backend failed rather than the model.
+    fn blames_backend(&self) -> bool {
+        const CODES: [Code; 4] =
+            [Code::PANICKED, Code::INTERNAL, Code::DEVICE_LOST, Code::DEVICE_UNAVAILABLE];
+        matches!(self, ModelError::Executor(error) if CODES.contains(&error.code))
+    }
+
     fn fix(&self) -> &'static str {
         match self {
             ModelError::PathNotUtf8 => "rename or link it to a name in UTF-8",
             ModelError::Demo(_) => {
                 "give a model with --model, or set TMPDIR to a directory that can be written"
             }
+            ModelError::AnotherModel(_) => "give the model that the oracle was made from",
             ModelError::Unsupported(_) => "choose another model or another --backend",
-            ModelError::Executor(error) if matches!(error.code, Code::PANICKED | Code::INTERNAL) => {
+            _ if self.blames_backend() => {
                 "the backend failed, not the model: try another --backend, and tell the plugin's author"
             }
             _ => "give a Hugging Face directory (config.json, *.safetensors, tokenizer.json) or a .gguf file",
@@ -200,7 +211,7 @@ mod tests {
         let error = Error::Backend {
             asked: "cuda".into(),
             cause: "no plugin of that name is installed".into(),
-            installed: vec!["cpu".into()],
+            others: vec!["cpu".into()],
         };
         assert_eq!(
             error.for_people(),

@@ -69,6 +69,7 @@ fn facts(choice: &Choice) -> BackendFacts {
         abi: b.abi.clone(),
         plugin: choice.path.display().to_string(),
         device: choice.device.clone(),
+        test: choice.test,
     }
 }
 
@@ -90,6 +91,7 @@ async fn serve(
     files: ModelFiles,
 ) -> Result<Exit, Error> {
     let (listener, address) = listen(&config).await?;
+    tracing::info!("listening on http://{address}");
     let models = Arc::new(Models::default());
     let name = config.model_name.clone().unwrap_or_else(|| models::name_of(&path, &files.source));
     models.set(&name, Slot::Loading(0));

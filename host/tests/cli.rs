@@ -86,7 +86,7 @@ fn a_binary_alone_says_where_it_looked() {
     run.explained(NO_BACKEND, &["no usable backend", "no plugin was found", "--plugin-dir"]);
     run.explained(NO_BACKEND, &places.each_ref().map(String::as_str));
     sconce_at(&binary, &["serve", "--backend", "cpu"], &[])
-        .explained(NO_BACKEND, &["no plugin is installed"]);
+        .explained(NO_BACKEND, &["no other plugin is installed"]);
 
     // A plugin in `plugins` beside the binary is found without a flag.
     std::fs::create_dir(dir.path().join("plugins")).expect("the test's own directory");

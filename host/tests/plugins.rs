@@ -175,8 +175,8 @@ fn a_backend_that_fails_at_the_start_is_explained() {
     check("error_in_devices", 3, &["cannot use backend `mock`", "asked to have no driver"]);
     check("no_devices", 3, &["cannot use backend `mock`", "no device"]);
     check("no_such_fault", 3, &["cannot use backend `mock`", "no fault `no_such_fault`"]);
-    check("panic_in_load", 4, &["cannot use model", "asked to panic in load", "fix: the backend failed"]);
-    check("error_in_load", 4, &["cannot use model", "asked to fail in load", "fix: the backend failed"]);
+    check("panic_in_load", 3, &["cannot use model", "asked to panic in load", "fix: the backend failed"]);
+    check("error_in_load", 3, &["cannot use model", "asked to fail in load", "fix: the backend failed"]);
 }
 
 #[test]

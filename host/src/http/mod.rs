@@ -47,6 +47,8 @@ pub struct BackendFacts {
     pub abi: String,
     pub plugin: String,
     pub device: Device,
+    /// Not for production: it says so itself.
+    pub test: bool,
 }
 
 pub type Shared = State<Arc<App>>;

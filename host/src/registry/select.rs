@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use tracing::Level;
+
 use crate::cli::EngineArgs;
 use crate::error::{Error, PluginFileError, chain};
 
@@ -12,6 +14,8 @@ pub struct Choice {
     pub backend: Backend,
     pub device: Device,
     pub path: PathBuf,
+    /// The manifest says that it is not for production.
+    pub test: bool,
 }
 
 /// What `--backend` asks for.
@@ -64,28 +68,26 @@ fn named(
     device: Option<u32>,
     args: &EngineArgs,
 ) -> Result<Choice, Error> {
-    let installed = installed(&candidates);
-    let fail =
-        |cause: String| Error::Backend { asked: args.backend.clone(), cause, installed: installed.clone() };
     let mut reasons = Vec::new();
     let file_names_it = |c: &Candidate| c.path.to_string_lossy().contains(&format!("sconce_{id}"));
-    for candidate in
-        candidates.iter().filter(|c| id_of(c) == Some(id) || (id_of(c).is_none() && file_names_it(c)))
-    {
+    let meant = |c: &&Candidate| id_of(c) == Some(id) || (id_of(c).is_none() && file_names_it(c));
+    for candidate in candidates.iter().filter(meant) {
         match usable(candidate, device, args) {
             Ok(choice) => return Ok(choice),
             Err(reason) => reasons.push(format!("{}: {reason}", candidate.path.display())),
         }
     }
     if reasons.is_empty() {
-        return Err(fail(format!("no plugin named `{id}` is installed")));
+        reasons.push(format!("no plugin named `{id}` is installed"));
     }
-    Err(fail(reasons.join("\n")))
+    let (asked, others) = (args.backend.clone(), others(&candidates, id));
+    Err(Error::Backend { asked, cause: reasons.join("\n"), others })
 }
 
-/// Names that `--backend` would find, each once.
-fn installed(candidates: &[Candidate]) -> Vec<String> {
+/// Names that `--backend` would find beside the one that failed, each once.
+fn others(candidates: &[Candidate], failed: &str) -> Vec<String> {
     let mut ids: Vec<String> = candidates.iter().filter_map(|c| id_of(c).map(str::to_owned)).collect();
+    ids.retain(|id| id != failed);
     ids.sort();
     ids.dedup();
     ids
@@ -95,48 +97,76 @@ fn automatic(candidates: Vec<Candidate>, args: &EngineArgs) -> Result<Choice, Er
     let mut best: Option<Choice> = None;
     let mut considered = Vec::new();
     for candidate in &candidates {
-        let name = id_of(candidate).map_or_else(|| candidate.path.display().to_string(), str::to_owned);
         match automatically_usable(candidate, args) {
             Ok(choice) if best.as_ref().is_none_or(|b| choice.device.score > b.device.score) => {
                 considered.extend(best.replace(choice).map(|b| outscored(&b)));
             }
             Ok(choice) => considered.push(outscored(&choice)),
-            Err(reason) => considered.push(format!("{name}: skipped, {reason}")),
+            Err(reason) => {
+                let name =
+                    id_of(candidate).map_or_else(|| candidate.path.display().to_string(), str::to_owned);
+                considered.push((reason.level(), format!("{name}: skipped, {reason}")));
+            }
         }
     }
-    for line in &considered {
-        tracing::info!("{line}");
+    for (level, line) in &considered {
+        match *level {
+            Level::WARN => tracing::warn!("{line}"),
+            _ => tracing::info!("{line}"),
+        }
     }
+    let considered = considered.into_iter().map(|(_, line)| line).collect();
     best.ok_or(Error::NoBackend { considered, searched: search_dirs(&args.plugin_dir) })
 }
 
-fn outscored(choice: &Choice) -> String {
-    format!("{}: not chosen, {} scores {}", choice.backend.id, choice.device.name, choice.device.score)
+fn outscored(choice: &Choice) -> (Level, String) {
+    let (id, path, device) = (&choice.backend.id, choice.path.display(), &choice.device);
+    (Level::INFO, format!("{id}: not chosen, {path} scores {} on {}", device.score, device.name))
 }
 
-fn automatically_usable(candidate: &Candidate, args: &EngineArgs) -> Result<Choice, String> {
+/// Why a candidate is not used.
+#[derive(Debug, thiserror::Error)]
+enum Skipped {
+    #[error("it is a test plugin; name it with --backend to use it")]
+    Test,
+    #[error("{0}")]
+    NoDevice(String),
+    #[error("{0}")]
+    Broken(String),
+}
+
+impl Skipped {
+    /// A plugin that is not meant for this machine is no news; one that does not work is.
+    fn level(&self) -> Level {
+        if matches!(self, Skipped::Broken(_)) { Level::WARN } else { Level::INFO }
+    }
+}
+
+fn automatically_usable(candidate: &Candidate, args: &EngineArgs) -> Result<Choice, Skipped> {
     if candidate.manifest.as_ref().is_ok_and(|manifest| manifest.test) {
-        return Err("it is a test plugin; name it with --backend to use it".into());
+        return Err(Skipped::Test);
     }
     usable(candidate, None, args)
 }
 
 /// Opens a candidate and picks its device: the one asked for, else the best.
-fn usable(candidate: &Candidate, device: Option<u32>, args: &EngineArgs) -> Result<Choice, String> {
-    let manifest = candidate.manifest.as_ref().map_err(ToString::to_string)?;
-    check_abi(manifest).map_err(|e| in_words(&e))?;
-    let backend = Backend::open(&candidate.path, &args.backend_opt).map_err(|e| in_words(&e))?;
-    let devices = backend.devices().map_err(|e| e.to_string())?;
+fn usable(candidate: &Candidate, device: Option<u32>, args: &EngineArgs) -> Result<Choice, Skipped> {
+    let manifest = candidate.manifest.as_ref().map_err(|e| Skipped::Broken(e.to_string()))?;
+    let broken = |e: PluginFileError| Skipped::Broken(in_words(&e));
+    check_abi(manifest).map_err(broken)?;
+    let backend = Backend::open(&candidate.path, &args.backend_opt).map_err(broken)?;
+    let devices = backend.devices().map_err(|e| Skipped::NoDevice(e.to_string()))?;
     let count = devices.len();
     let best = match device {
         Some(index) => devices.into_iter().find(|d| d.index == index),
         None => devices.into_iter().max_by_key(|d| (d.score, d.mem_free)),
     };
-    let device = best.ok_or_else(|| match device {
+    let none = || match device {
         Some(index) => format!("it has no device {index}; there are {count}"),
         None => "it finds no device on this machine".to_owned(),
-    })?;
-    Ok(Choice { backend, device, path: candidate.path.clone() })
+    };
+    let device = best.ok_or_else(|| Skipped::NoDevice(none()))?;
+    Ok(Choice { backend, device, path: candidate.path.clone(), test: manifest.test })
 }
 
 fn in_words(error: &PluginFileError) -> String {

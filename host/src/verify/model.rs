@@ -83,6 +83,11 @@ struct Run<'a> {
 impl Run<'_> {
     fn all(&mut self, oracle: &Oracle, tensors: &Tensors) -> Result<Vec<Row>, ModelError> {
         let judge = self.judge(oracle)?;
+        let vocab = self.facts(oracle)?.vocab;
+        if let Some(theirs) = tensors.vocab().filter(|theirs| *theirs != vocab) {
+            let words = format!("its vocabulary has {vocab} tokens, the oracle's model {theirs}");
+            return Err(ModelError::AnotherModel(words));
+        }
         let mut rows = Vec::new();
         for case in &oracle.cases {
             rows.push(match (&case.note, case.expected(judge.reference)) {

@@ -153,7 +153,14 @@ impl Oracle {
             let parts = [&turns.prompt_ids, &turns.first_reply_ids, &turns.second_prompt_ids];
             parts.iter().all(|ids| !ids.is_empty())
         };
+        let margins = |case: &Case| {
+            let of = |e: &Option<Expected>| {
+                e.as_ref().is_none_or(|e| e.greedy_ids.len() == e.greedy_margins.len())
+            };
+            of(&case.plain) && of(&case.native) && of(&case.dequantised)
+        };
         let sound = [
+            (self.cases.iter().all(margins), "a case does not have a margin for each greedy id"),
             (self.cases.iter().all(|case| !case.prompt_ids.is_empty()), "a case has no prompt"),
             (
                 self.chunked_prefill.as_ref().is_none_or(pieces),
@@ -193,6 +200,11 @@ impl Tensors {
             tensors.insert(name.to_owned(), Tensor { vocab: vocab.max(1), values: values.collect() });
         }
         Ok(Tensors(tensors))
+    }
+
+    /// Logits per row, of any of them.
+    pub fn vocab(&self) -> Option<usize> {
+        self.0.values().map(|tensor| tensor.vocab).next()
     }
 
     pub fn get(&self, name: &str) -> Option<&Tensor> {
