@@ -18,6 +18,9 @@ use crate::kv::{BLOCK, Demand, KvCache, Sequence};
 use crate::stats::Counters;
 use crate::target::wire;
 
+/// Tokens of a step that is longer than a batch of decoding sequences and too short for the kernels of long ones.
+const SHORT_STEP: usize = 24;
+
 /// What every executor of this engine can do.
 pub const CAPS: u64 = caps::FORK | caps::TRUNCATE | caps::WANT_ALL | caps::BATCH | caps::HIDDEN;
 
@@ -170,10 +173,14 @@ impl Executor for EngineExecutor {
     }
 
     fn warmup(&mut self, max_tokens: u32) -> sdk::Result<()> {
-        // A long step and a single token: kernels pack weights at the first call of each kind. Two rows
-        // on the output projection, since a batch will bring several.
+        // Kernels pack weights at the first call of each kind: for long steps, for short ones, for a single
+        // token. Two rows on the output projection, since a batch will bring several.
         let long = max_tokens.max(1) as usize;
-        self.warm(long, 2).and_then(|()| self.warm(1, 1)).map_err(EngineError::for_host)
+        let kinds = [(long, 2), (long.min(SHORT_STEP), 2), (1, 1)];
+        kinds
+            .into_iter()
+            .try_for_each(|(tokens, rows)| self.warm(tokens, rows))
+            .map_err(EngineError::for_host)
     }
 }
 
