@@ -11,6 +11,9 @@ use crate::executor::{ExecError, Executor, SeqId, Step, Want};
 use crate::models::{self, MAX_BATCH_TOKENS, ModelFiles};
 use crate::registry::select;
 
+/// Tokens before those that are generated.
+const SHORT_PROMPT: u32 = 16;
+
 /// What was measured.
 #[derive(Debug, Serialize)]
 struct Report {
@@ -46,6 +49,7 @@ pub fn run(args: &BenchArgs) -> Result<Exit, Error> {
     let mut executor =
         models::load_with_progress(&choice.backend, &files.source, &plan, |_| true).map_err(in_model)?;
     let load_seconds = begin.elapsed().as_secs_f64();
+    fits(args, executor.facts().max_context)?;
     let rows = measure(executor.as_mut(), args).map_err(|source| Error::Engine { source })?;
     let report = Report {
         model: models::name_of(Path::new(&path), &files.source),
@@ -58,6 +62,22 @@ pub fn run(args: &BenchArgs) -> Result<Exit, Error> {
     };
     print(&report, args.json);
     Ok(Exit::Done)
+}
+
+/// Refuses what the context cannot hold before anything is measured.
+fn fits(args: &BenchArgs, context: u32) -> Result<(), Error> {
+    let too_long = |what: String, tokens: u32| Error::Usage {
+        what,
+        cause: format!("that takes {tokens} tokens, and the context holds {context}"),
+        fix: "give fewer, or a longer context with --ctx".into(),
+    };
+    if let Some(&tokens) = args.prompt.iter().find(|tokens| **tokens > context) {
+        return Err(too_long(format!("--prompt {tokens}"), tokens));
+    }
+    match SHORT_PROMPT.saturating_add(args.generate) {
+        tokens if tokens > context => Err(too_long(format!("--generate {}", args.generate), tokens)),
+        _ => Ok(()),
+    }
 }
 
 fn measure(executor: &mut dyn Executor, args: &BenchArgs) -> Result<Vec<Row>, ExecError> {
@@ -89,7 +109,7 @@ fn repeat(
 
 /// Ids that any vocabulary has, none of them special in the usual places.
 fn some_tokens(count: u32, vocab: usize) -> Vec<u32> {
-    (0..count).map(|i| (i * 7919 + 17) % vocab as u32).collect()
+    (0..count).map(|i| (i.wrapping_mul(7919).wrapping_add(17)) % vocab as u32).collect()
 }
 
 /// Feeds a prompt and waits for its last row.
@@ -117,11 +137,10 @@ fn feed(executor: &mut dyn Executor, seq: SeqId, ids: &[u32]) -> Result<(), Exec
 
 /// Generates on `sequences` sequences at once, after a short prompt that is not measured.
 fn generate(executor: &mut dyn Executor, sequences: u32, tokens: u32) -> Result<Duration, ExecError> {
-    const PROMPT: u32 = 16;
     let vocab = executor.facts().vocab;
-    let ids = some_tokens(PROMPT, vocab);
+    let ids = some_tokens(SHORT_PROMPT, vocab);
     let seqs: Vec<SeqId> =
-        (0..sequences).map(|_| executor.create(PROMPT + tokens)).collect::<Result<_, _>>()?;
+        (0..sequences).map(|_| executor.create(SHORT_PROMPT + tokens)).collect::<Result<_, _>>()?;
     for &seq in &seqs {
         feed(executor, seq, &ids)?;
     }
@@ -130,7 +149,7 @@ fn generate(executor: &mut dyn Executor, sequences: u32, tokens: u32) -> Result<
         let mut step = Step::default();
         for (lane, &seq) in seqs.iter().enumerate() {
             let id = (at * 31 + lane as u32 * 97) % vocab as u32;
-            step.push(seq, PROMPT + at, &[id], Want::Last);
+            step.push(seq, SHORT_PROMPT + at, &[id], Want::Last);
         }
         executor.forward(&step)?;
     }

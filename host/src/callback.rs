@@ -38,11 +38,15 @@ pub fn spawn(url: String, message: Value) {
 }
 
 fn post(url: &str, message: &Value) {
-    let config = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).build();
+    let config = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).max_redirects(0).build();
     let agent: ureq::Agent = config.into();
     let waits = RETRY_AFTER.iter().map(Some).chain([None]);
     for (attempt, wait) in waits.enumerate() {
         match agent.post(url).send_json(message) {
+            // Following a redirect would turn the POST into a GET.
+            Ok(answer) if answer.status().is_redirection() => {
+                tracing::warn!(attempt = attempt + 1, "{url} answers the ready-callback with a redirect")
+            }
             Ok(_) => return tracing::info!("told {url} that this worker is ready"),
             Err(error) => {
                 tracing::warn!(attempt = attempt + 1, "{url} does not take the ready-callback: {error}")

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::models::MAX_BATCH_TOKENS;
+
 /// Serve language models over HTTP through the backend plugin this machine can use.
 #[derive(Debug, Parser)]
 #[command(
@@ -90,6 +92,12 @@ pub struct ServeArgs {
     /// A Hugging Face directory or a .gguf file [default: the embedded demo model]
     #[arg(long, env = "SCONCE_MODEL", value_name = "PATH")]
     pub model: Option<PathBuf>,
+    /// Tokenizer to use instead of the model's: tokenizer.json, tokenizer.model or a directory
+    #[arg(long, env = "SCONCE_TOKENIZER", value_name = "PATH")]
+    pub tokenizer: Option<PathBuf>,
+    /// Chat template to use instead of the model's
+    #[arg(long, env = "SCONCE_CHAT_TEMPLATE", value_name = "FILE")]
+    pub chat_template: Option<PathBuf>,
     /// Name clients call the model by [default: the file's or directory's]
     #[arg(long, env = "SCONCE_MODEL_NAME", value_name = "NAME")]
     pub model_name: Option<String>,
@@ -129,16 +137,16 @@ pub struct BenchArgs {
     #[command(flatten)]
     pub engine: EngineArgs,
     /// Prompt lengths to measure, in tokens
-    #[arg(long, value_name = "TOKENS", value_delimiter = ',', default_values_t = [128, 512])]
+    #[arg(long, value_name = "TOKENS", value_delimiter = ',', default_values_t = [128, 512], value_parser = clap::value_parser!(u32).range(1..))]
     pub prompt: Vec<u32>,
     /// Tokens to generate
-    #[arg(long, value_name = "TOKENS", default_value_t = 64)]
+    #[arg(long, value_name = "TOKENS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     pub generate: u32,
     /// Sequences that generate at once
-    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 8])]
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 8], value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_BATCH_TOKENS)))]
     pub parallel: Vec<u32>,
     /// Measured repetitions, after one that is not counted
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: u32,
     /// Print JSON instead of a table
     #[arg(long)]

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use crate::cli::{EngineArgs, ServeArgs};
 use crate::error::Error;
+use crate::models::Replacements;
 
 /// Everything `sconce serve` needs to know.
 pub struct ServeConfig {
     pub model: Option<PathBuf>,
+    pub replacements: Replacements,
     pub model_name: Option<String>,
     pub host: String,
     pub port: u16,
@@ -37,6 +39,7 @@ impl ServeConfig {
         };
         Ok(ServeConfig {
             model: args.model,
+            replacements: Replacements { tokenizer: args.tokenizer, chat_template: args.chat_template },
             model_name: args.model_name,
             host: args.host,
             port: args.port,

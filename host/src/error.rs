@@ -126,6 +126,11 @@ impl Error {
             }
             Error::NoBackend { considered, .. } if considered.is_empty() => "no plugin was found".to_owned(),
             Error::NoBackend { considered, .. } => considered.join("\n"),
+            Error::Engine { source } => source.causes(),
+            Error::Model { source, .. } => match &**source {
+                ModelError::Executor(error) => error.causes(),
+                _ => chain(self),
+            },
             other => chain(other),
         }
     }
@@ -178,6 +183,11 @@ impl ModelError {
             ModelError::Demo(_) => {
                 "give a model with --model, or set TMPDIR to a directory that can be written"
             }
+            ModelError::Format(error) => error.fix(),
+            ModelError::Text(TextError::Tokenizer(_)) => {
+                "download the model's tokenizer.json again, or give one with --tokenizer"
+            }
+            ModelError::Text(TextError::Template(_)) => "give another one with --chat-template",
             ModelError::AnotherModel(_) => "give the model that the oracle was made from",
             ModelError::Unsupported(_) => "choose another model or another --backend",
             _ if self.blames_backend() => {

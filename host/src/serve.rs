@@ -29,7 +29,8 @@ pub fn run(config: ServeConfig) -> Result<Exit, Error> {
         .map_err(|source| Error::System { what: "cannot start the async runtime", source })?;
     let choice = select(&config.engine)?;
     let path = model_path(&config)?;
-    let files = ModelFiles::open(&path).map_err(|source| Error::model(&path, source))?;
+    let files =
+        ModelFiles::open_with(&path, &config.replacements).map_err(|source| Error::model(&path, source))?;
     models::check(&choice.backend, &path, &files.source)?;
     let backend = facts(&choice);
     announce(&backend);

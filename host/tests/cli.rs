@@ -264,6 +264,18 @@ fn a_model_without_a_tokenizer() {
 }
 
 #[test]
+fn replacements_that_do_not_fit() {
+    let check = |flag: &str, path: &str, words: &[&str]| {
+        serve(&[flag, path]).explained(MODEL, words);
+    };
+    let path = fixture("stories260k/tokenizer.json");
+    let other = text(&path);
+    check("--tokenizer", other, &["belongs to another model"]);
+    check("--tokenizer", "no/such/tokenizer.json", &["no/such/tokenizer.json"]);
+    check("--chat-template", "no/such/template.jinja", &["no/such/template.jinja", "--chat-template"]);
+}
+
+#[test]
 fn a_tensor_type_that_nobody_knows() {
     let mut bytes = std::fs::read(fixture("stories260k/gguf/stories260K.f32.gguf")).expect("a fixture");
     let name = b"token_embd.weight";

@@ -119,6 +119,18 @@ pub struct ExecError {
     pub detail: String,
 }
 
+impl ExecError {
+    /// The message and its causes; plugins repeat the message at the beginning of the chain, or do not.
+    /// Without what follows the first line: backtraces are for the log.
+    pub fn causes(&self) -> String {
+        match self.detail.lines().next().unwrap_or_default() {
+            "" => self.message.clone(),
+            chain if chain.starts_with(&self.message) => chain.to_owned(),
+            chain => format!("{}: {chain}", self.message),
+        }
+    }
+}
+
 impl From<AbiError> for ExecError {
     fn from(error: AbiError) -> Self {
         ExecError { code: error.code, message: error.message.into(), detail: error.detail.into() }

@@ -3,7 +3,7 @@
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use crate::scheduler::Sampling;
 use sconce_formats::GenerationDefaults;
@@ -33,7 +33,7 @@ pub struct Body {
     pub presence_penalty: Option<f64>,
     #[serde(alias = "repetition_penalty")]
     pub repeat_penalty: Option<f64>,
-    pub seed: Option<i64>,
+    pub seed: Option<Number>,
     pub stop: Option<Stop>,
     pub stream: Option<bool>,
     pub stream_options: Option<StreamOptions>,
@@ -151,8 +151,9 @@ impl Body {
             Some(n) => ("max_completion_tokens", Some(n)),
             None => ("max_tokens", self.max_tokens),
         };
-        let positive = |n: i64| match u32::try_from(n) {
-            Ok(n) if n > 0 => Ok(n),
+        let positive = |n: i64| match n {
+            // More than any context holds is cut to the room later.
+            1.. => Ok(u32::try_from(n).unwrap_or(u32::MAX)),
             _ => Err(ApiError::invalid(name, format!("`{name}` is {n}; it must be at least 1"))),
         };
         value.map(positive).transpose()
@@ -198,9 +199,17 @@ impl Body {
             frequency_penalty: within("frequency_penalty", or(self.frequency_penalty, None, 0.0), -2.0, 2.0)?,
             presence_penalty: within("presence_penalty", or(self.presence_penalty, None, 0.0), -2.0, 2.0)?,
             repeat_penalty: within("repeat_penalty", repeat, 0.01, 100.0)?,
-            // The bit pattern: a negative seed is as good as any.
-            seed: self.seed.map(|seed| seed as u64),
+            seed: self.seed()?,
         })
+    }
+
+    fn seed(&self) -> Result<Option<u64>, ApiError> {
+        let Some(seed) = &self.seed else { return Ok(None) };
+        // Clients send signed and unsigned ones; of a negative one the bit pattern is taken.
+        let bits = seed.as_u64().or(seed.as_i64().map(|seed| seed as u64));
+        let wrong =
+            || ApiError::invalid("seed", format!("`seed` is {seed}; it must be an integer of 64 bits"));
+        bits.map(Some).ok_or_else(wrong)
     }
 
     fn top_k(&self, model: &GenerationDefaults) -> Result<u32, ApiError> {
@@ -208,9 +217,11 @@ impl Body {
             None => Ok(model.top_k.unwrap_or(0).try_into().unwrap_or(0)),
             // -1 is what some clients write for "all".
             Some(-1) => Ok(0),
-            Some(k) => u32::try_from(k).map_err(|_| {
-                ApiError::invalid("top_k", format!("`top_k` is {k}; it must be at least 0 (0 keeps all)"))
-            }),
+            Some(k @ 0..) => Ok(u32::try_from(k).unwrap_or(u32::MAX)),
+            Some(k) => {
+                let words = format!("`top_k` is {k}; it must be at least 0 (0 keeps all)");
+                Err(ApiError::invalid("top_k", words))
+            }
         }
     }
 }
@@ -271,6 +282,8 @@ mod tests {
         check(r#"{"temperature": -0.5}"#, Some("temperature"), "from 0 to 100");
         check(r#"{"top_p": 1.5}"#, Some("top_p"), "from 0 to 1");
         check(r#"{"top_k": -2}"#, Some("top_k"), "at least 0");
+        check(r#"{"seed": 1.5}"#, Some("seed"), "64 bits");
+        check(r#"{"seed": "x"}"#, Some("seed"), "invalid type");
         check(r#"{"prompt": [1, -2]}"#, Some("prompt"), "array of token ids");
         check(r#"{"prompt": 7}"#, Some("prompt"), "array of token ids");
         check(r#"{"stop": [1]}"#, Some("stop"), "array of strings");
@@ -288,6 +301,17 @@ mod tests {
         assert!(matches!(one(r#"{"prompt": [[1, 2]]}"#), Ok(Prompt::Tokens(ids)) if ids == [1, 2]));
         assert!(matches!(one(r#"{"prompt": ["a", "b"]}"#), Err(ApiError::Unsupported { .. })));
         assert!(matches!(one("{}"), Err(ApiError::Invalid { .. })));
+    }
+
+    #[test]
+    fn large_numbers_are_as_good_as_the_largest() {
+        let body = read(r#"{"max_tokens": 5000000000, "top_k": 99999999999, "seed": 18446744073709551615}"#)
+            .expect("in range");
+        let sampling = body.sampling(&GenerationDefaults::default()).expect("in range");
+        assert_eq!(body.max_tokens().expect("in range"), Some(u32::MAX));
+        assert_eq!((sampling.top_k, sampling.seed), (u32::MAX, Some(u64::MAX)));
+        let negative = read(r#"{"seed": -1}"#).and_then(|b| b.sampling(&GenerationDefaults::default()));
+        assert_eq!(negative.expect("in range").seed, Some(u64::MAX));
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/chat/completions", post(openai::chat))
         .route("/v1/completions", post(openai::completions))
         .route("/v1/models", get(openai::models))
-        .route("/v1/models/{name}", get(openai::model))
+        .route("/v1/models/{*name}", get(openai::model))
         .route("/execute", post(execute::execute))
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))

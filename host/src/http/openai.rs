@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -39,7 +39,10 @@ pub async fn models(State(app): Shared) -> Response {
     Json(json!({"object": "list", "data": data})).into_response()
 }
 
-pub async fn model(State(app): Shared, Path(name): Path<String>) -> Response {
+pub async fn model(State(app): Shared, name: Result<Path<String>, PathRejection>) -> Response {
+    let Ok(Path(name)) = name else {
+        return ApiError::invalid("model", "the model's name is not UTF-8").into_response();
+    };
     let all = app.models.all();
     match all.iter().find(|(known, _)| *known == name) {
         Some((name, slot)) => Json(describe(name, slot)).into_response(),

@@ -1,6 +1,6 @@
 //! A model's files as the host needs them: header, tokenizer, chat template, defaults.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sconce_formats::{Format, GenerationDefaults, ModelHeader, ModelSource, model};
@@ -28,25 +28,39 @@ pub enum TextError {
     Template(#[from] TemplateError),
 }
 
+/// What the user gives in place of the model's own.
+#[derive(Debug, Clone, Default)]
+pub struct Replacements {
+    pub tokenizer: Option<PathBuf>,
+    pub chat_template: Option<PathBuf>,
+}
+
 impl ModelFiles {
     /// Reads and checks all of it at `path`.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        let header = model::open_path(path)?;
-        Self::of(header).map_err(|e| match e {
-            OpenError::Format(e) => ModelError::Format(e),
-            OpenError::Text(e) => ModelError::Text(e),
-        })
+        Self::open_with(path, &Replacements::default())
     }
 
-    fn of(header: ModelHeader) -> Result<Self, OpenError> {
-        let tokenizer = tokenizer(&header).map_err(TextError::from)?;
+    /// As [`ModelFiles::open`], with some of it from elsewhere.
+    pub fn open_with(path: &Path, given: &Replacements) -> Result<Self, ModelError> {
+        let header = model::open_path(path)?;
+        let tokenizer = match &given.tokenizer {
+            Some(path) => replacement(path, &header),
+            None => tokenizer(&header),
+        };
+        let tokenizer = tokenizer.map_err(TextError::from)?;
         tokenizer.fits(header.config.vocab_size).map_err(TextError::from)?;
-        let mut defaults = GenerationDefaults::open(&header).map_err(OpenError::Format)?;
+        let mut defaults = GenerationDefaults::open(&header)?;
         // Without any end id a reply would run to the limit; the tokenizer may know one.
-        defaults
-            .eos
-            .extend(tokenizer.ends().iter().filter(|id| !defaults.eos.contains(id)).collect::<Vec<_>>());
-        let template = template_source(&header, &tokenizer).and_then(ChatTemplate::new);
+        let more: Vec<u32> =
+            tokenizer.ends().iter().filter(|id| !defaults.eos.contains(id)).copied().collect();
+        defaults.eos.extend(more);
+        let template = template_source(&header, &tokenizer, given).and_then(ChatTemplate::new);
+        let template = match (template, &given.chat_template) {
+            // One that was asked for is used or fails; the model's own may be absent.
+            (Err(error), Some(_)) => return Err(TextError::from(error).into()),
+            (template, _) => template,
+        };
         Ok(ModelFiles {
             stop_ids: defaults.eos.as_slice().into(),
             source: header.source,
@@ -57,15 +71,13 @@ impl ModelFiles {
     }
 }
 
-enum OpenError {
-    Format(sconce_formats::FormatError),
-    Text(TextError),
-}
-
-impl From<TextError> for OpenError {
-    fn from(error: TextError) -> Self {
-        OpenError::Text(error)
+/// A tokenizer from elsewhere; a GGUF file knows its vocabulary, so another model's is noticed.
+fn replacement(path: &Path, header: &ModelHeader) -> Result<Tokenizer, TokenizerError> {
+    let tokenizer = Tokenizer::open(path)?;
+    if let Some(gguf) = &header.gguf {
+        tokenizer.agrees_with(&gguf.metadata)?;
     }
+    Ok(tokenizer)
 }
 
 /// The tokenizer beside a checkpoint; for GGUF one beside it that agrees with the file, else the file's own.
@@ -75,8 +87,7 @@ fn tokenizer(header: &ModelHeader) -> Result<Tokenizer, TokenizerError> {
     };
     let beside = header.source.root.join("tokenizer.json");
     if beside.is_file() {
-        let agreed = Tokenizer::open(&beside).and_then(|t| t.agrees_with(&gguf.metadata).map(|()| t));
-        match agreed {
+        match replacement(&beside, header) {
             Ok(tokenizer) => return Ok(tokenizer),
             Err(error) => tracing::warn!("{} is not used: {error}", beside.display()),
         }
@@ -84,15 +95,20 @@ fn tokenizer(header: &ModelHeader) -> Result<Tokenizer, TokenizerError> {
     Tokenizer::from_gguf(&gguf.metadata)
 }
 
-fn template_source(header: &ModelHeader, tokenizer: &Tokenizer) -> Result<TemplateSource, TemplateError> {
-    match &header.gguf {
-        Some(gguf) => Ok(TemplateSource::from_gguf(&gguf.metadata, tokenizer)),
-        None => {
-            let mut source = TemplateSource::from_dir(&header.source.root)?;
-            source.complete_from(tokenizer);
-            Ok(source)
-        }
+fn template_source(
+    header: &ModelHeader,
+    tokenizer: &Tokenizer,
+    given: &Replacements,
+) -> Result<TemplateSource, TemplateError> {
+    let mut source = match &header.gguf {
+        Some(gguf) => TemplateSource::from_gguf(&gguf.metadata, tokenizer),
+        None => TemplateSource::from_dir(&header.source.root)?,
+    };
+    if let Some(path) = &given.chat_template {
+        source.templates = TemplateSource::from_file(path)?.templates;
     }
+    source.complete_from(tokenizer);
+    Ok(source)
 }
 
 /// What clients call a model by unless told otherwise: the directory's name, or the file's without `.gguf`

@@ -92,8 +92,9 @@ pub fn start(
             let limits =
                 Limits { max_batch_tokens: plan.max_batch_tokens, max_sequences: plan.max_sequences, queue };
             let (worker, engine) = Worker::new(executor, limits, metrics);
-            tell(Loading::Ready { engine, facts, stats });
-            worker.run();
+            if tell(Loading::Ready { engine, facts, stats }) {
+                worker.run();
+            }
         }
     };
     let thread = std::thread::Builder::new().name("engine".into()).spawn(run);

@@ -9,7 +9,7 @@ use std::sync::{Arc, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use demo::demo_model;
-pub use files::{ModelFiles, TextError, name_of};
+pub use files::{ModelFiles, Replacements, TextError, name_of};
 pub use load::{Loading, MAX_BATCH_TOKENS, check, load_with_progress, plan, start};
 
 use crate::executor::{ModelFacts, StatsReader};

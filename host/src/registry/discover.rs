@@ -27,6 +27,9 @@ pub fn search_dirs(given: &[PathBuf]) -> Vec<PathBuf> {
 
 /// Every plugin file, each once however many paths lead to it.
 pub fn discover(given: &[PathBuf]) -> Vec<Candidate> {
+    for dir in given.iter().filter(|dir| !dir.exists()) {
+        tracing::warn!("plugin directory {} does not exist", dir.display());
+    }
     let mut seen = HashSet::new();
     let files = places(given).into_iter().flat_map(|place| libraries(&place));
     files

@@ -77,7 +77,7 @@ impl Failure {
     /// The chain of causes, for people who debug.
     pub fn detail(&self) -> String {
         match self {
-            Failure::Inference(error) => format!("{}: {}", error.code.name(), error.message),
+            Failure::Inference(error) => format!("{}: {}", error.code.name(), error.causes()),
             other => other.to_string(),
         }
     }
@@ -99,4 +99,22 @@ pub struct Timings {
     pub prefill: Duration,
     /// From the first token to the last.
     pub decode: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sconce_plugin_api::abi::Code;
+
+    fn check(message: &str, detail: &str, expected: &str) {
+        let error = ExecError { code: Code::INTERNAL, message: message.into(), detail: detail.into() };
+        assert_eq!(Failure::Inference(error).detail(), expected);
+    }
+
+    #[test]
+    fn the_detail_holds_every_cause_once() {
+        check("it failed", "", "INTERNAL: it failed");
+        check("it failed", "it failed: no memory", "INTERNAL: it failed: no memory");
+        check("it panicked", "lib.rs:7\n 0: main", "INTERNAL: it panicked: lib.rs:7");
+    }
 }

@@ -38,9 +38,17 @@ pub struct Engine {
 struct Shared {
     waiting: AtomicUsize,
     running: AtomicUsize,
-    queue: usize,
+    limits: Limits,
     /// Set once, when the executor is out of service.
     broken: OnceLock<ExecError>,
+}
+
+impl Shared {
+    /// Jobs that may be in the queue: those that may wait, and those that a free sequence is there for.
+    fn places(&self) -> usize {
+        let running = self.running.load(Ordering::Relaxed);
+        self.limits.queue.saturating_add((self.limits.max_sequences as usize).saturating_sub(running))
+    }
 }
 
 /// Why a job was not admitted.
@@ -62,12 +70,12 @@ pub enum Refused {
 
 impl Engine {
     /// A handle and the receiving end for the worker.
-    fn new(queue: usize) -> (Self, mpsc::Receiver<Message>) {
+    fn new(limits: Limits) -> (Self, mpsc::Receiver<Message>) {
         let (messages, inbox) = mpsc::channel();
         let shared = Shared {
             waiting: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
-            queue,
+            limits,
             broken: OnceLock::new(),
         };
         (Engine { messages, shared: Arc::new(shared) }, inbox)
@@ -81,7 +89,7 @@ impl Engine {
             return Err(Refused::Broken(error.clone()));
         }
         let waiting = self.shared.waiting.fetch_add(1, Ordering::Relaxed);
-        let answer = if waiting < self.shared.queue.max(1) {
+        let answer = if waiting < self.shared.places() {
             self.messages.send(Message::Run(Box::new(job))).map_err(|_| Refused::Stopped)
         } else {
             Err(Refused::QueueFull { waiting })

@@ -5,6 +5,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use sconce_plugin_api::abi::Code;
+
 use crate::executor::{ExecError, Executor, SeqId, Step, Want};
 use crate::metrics::EngineMetrics;
 
@@ -77,7 +79,7 @@ impl Running {
 impl Worker {
     /// A worker and the handle to submit jobs by.
     pub fn new(executor: Box<dyn Executor>, limits: Limits, metrics: Arc<EngineMetrics>) -> (Self, Engine) {
-        let (engine, inbox) = Engine::new(limits.queue);
+        let (engine, inbox) = Engine::new(limits);
         let worker = Worker {
             executor,
             limits,
@@ -97,6 +99,7 @@ impl Worker {
         while self.receive() {
             self.drop_cancelled();
             self.admit();
+            self.publish();
             if !self.running.is_empty() {
                 self.step();
             }
@@ -339,6 +342,18 @@ fn end(lane: &Running, finish: Finish) -> Event {
             prefill: first.duration_since(lane.started),
             decode: lane.last_token.duration_since(first),
         },
+    }
+}
+
+impl Drop for Worker {
+    /// A panic here is a flaw of the host; the requests that come later are told, and `/ready`.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let message = "the engine thread panicked".to_owned();
+            // The first reason stands.
+            let _ =
+                self.shared.broken.set(ExecError { code: Code::PANICKED, message, detail: String::new() });
+        }
     }
 }
 

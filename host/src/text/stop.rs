@@ -50,8 +50,10 @@ impl StopMatcher {
     /// Start and index of the stop string whose last character comes first.
     fn first_complete(&self) -> Option<(usize, usize)> {
         let matches = self.stops.iter().enumerate().filter_map(|(index, stop)| {
-            let start = self.held.find(stop.as_str())?;
-            (!stop.is_empty()).then_some((start + stop.len(), start, index))
+            // Looking for a string takes time by its own length too.
+            let possible = !stop.is_empty() && stop.len() <= self.held.len();
+            let start = possible.then(|| self.held.find(stop.as_str()))??;
+            Some((start + stop.len(), start, index))
         });
         matches.min().map(|(_, start, index)| (start, index))
     }
@@ -59,7 +61,8 @@ impl StopMatcher {
     /// Length of the longest suffix that could still become a stop string.
     fn undecided(&self) -> usize {
         let of_one = |stop: &String| {
-            let mut lengths = (1..stop.len()).rev();
+            // No longer than what is held: a stop string may be megabytes.
+            let mut lengths = (1..stop.len().min(self.held.len() + 1)).rev();
             lengths.find(|&n| self.held.as_bytes().ends_with(&stop.as_bytes()[..n]))
         };
         self.stops.iter().filter_map(of_one).max().unwrap_or(0)
@@ -123,6 +126,14 @@ mod tests {
     fn characters_that_share_bytes_with_a_stop_string_are_kept_whole() {
         // Both begin with the bytes E2 82.
         check(&["\u{20ac}"], "1 \u{2082} 2 \u{20ac} 3", ("1 \u{2082} 2 ", Some(0)));
+    }
+
+    #[test]
+    fn a_stop_string_of_megabytes_costs_no_more_than_what_is_held() {
+        let stop = "a".repeat(4 << 20);
+        let mut matcher = StopMatcher::new(vec![stop; 16]);
+        // Looking at all of it for each token would take minutes.
+        (0..1000).for_each(|_| assert_eq!(matcher.push("b").emit, "b"));
     }
 
     #[test]

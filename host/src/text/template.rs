@@ -50,6 +50,15 @@ impl TemplateSource {
         Self { templates: vec![(DEFAULT.to_owned(), text.into())], variables: Map::new() }
     }
 
+    /// One template in a file of its own, as given by the user.
+    ///
+    /// # Errors
+    /// [`TemplateError::Read`].
+    pub fn from_file(path: &Path) -> Result<Self, TemplateError> {
+        let read = std::fs::read_to_string(path);
+        read.map(Self::from_text).map_err(|source| TemplateError::Read { path: path.to_owned(), source })
+    }
+
     /// Reads `tokenizer_config.json` and `chat_template.jinja` of a model directory.
     ///
     /// Either may be absent. The separate file replaces the default template of the configuration.

@@ -132,8 +132,7 @@ fn template(path: &Path, file: &TemplateCases) -> Result<Arc<ChatTemplate>, Erro
         let files = ModelFiles::open(path).map_err(|e| Error::model(path, e))?;
         return files.template.map(Arc::new).map_err(|e| in_model(path, e));
     }
-    let fail = |e: std::io::Error| Error::Input { path: path.to_owned(), cause: e.to_string() };
-    let mut source = TemplateSource::from_text(std::fs::read_to_string(path).map_err(fail)?);
+    let mut source = TemplateSource::from_file(path).map_err(|e| in_model(path, e))?;
     let tokens = [("bos_token", &file.bos_token), ("eos_token", &file.eos_token)];
     for (name, token) in tokens {
         source.variables.extend(token.clone().map(|token| (name.to_owned(), token.into())));

@@ -13,7 +13,7 @@ use crate::gguf::GgufError;
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
     /// The path the user gave does not exist.
-    #[error("there is no file or directory at {}; check the path", path.display())]
+    #[error("there is no file or directory at {}", path.display())]
     NotFound {
         /// The path as given.
         path: PathBuf,
@@ -28,19 +28,13 @@ pub enum FormatError {
         source: std::io::Error,
     },
     /// A file that is neither GGUF nor part of a known layout.
-    #[error(
-        "{} is not a model file this program reads; give a .gguf file, or the directory that holds \
-         config.json and model.safetensors", path.display()
-    )]
+    #[error("{} is not a model file this program reads", path.display())]
     NotAModel {
         /// The file.
         path: PathBuf,
     },
     /// A directory without anything that looks like a model.
-    #[error(
-        "{} holds no model; expected config.json with model.safetensors, or one .gguf file",
-        path.display()
-    )]
+    #[error("{} holds no model", path.display())]
     EmptyDirectory {
         /// The directory.
         path: PathBuf,
@@ -48,7 +42,7 @@ pub enum FormatError {
     /// Only pickled PyTorch weights are there.
     #[error(
         "{} holds only PyTorch weights ({found}), which can run code when they are opened and are \
-         not read; get the safetensors or GGUF version of the model, or convert it", path.display()
+         not read", path.display()
     )]
     PickledWeights {
         /// The directory.
@@ -58,8 +52,8 @@ pub enum FormatError {
     },
     /// Weights without `config.json`.
     #[error(
-        "{} has safetensors weights but no config.json, without which their shape is unknown; \
-         download config.json of the same model next to them", path.display()
+        "{} has safetensors weights but no config.json, without which their shape is unknown",
+        path.display()
     )]
     MissingConfig {
         /// The directory.
@@ -67,8 +61,8 @@ pub enum FormatError {
     },
     /// `config.json` without weights.
     #[error(
-        "{} has config.json but neither model.safetensors nor model.safetensors.index.json; \
-         the download is probably incomplete", path.display()
+        "{} has config.json but neither model.safetensors nor model.safetensors.index.json",
+        path.display()
     )]
     MissingWeights {
         /// The directory.
@@ -76,8 +70,7 @@ pub enum FormatError {
     },
     /// Several GGUF models in one directory.
     #[error(
-        "{} holds {} GGUF models ({}); give the path of one of them", path.display(), found.len(),
-        found.join(", ")
+        "{} holds {} GGUF models ({})", path.display(), found.len(), found.join(", ")
     )]
     SeveralGguf {
         /// The directory.
@@ -86,10 +79,7 @@ pub enum FormatError {
         found: Vec<String>,
     },
     /// One file of several is absent.
-    #[error(
-        "{} is missing, one of {count} files the model consists of; download it next to the others",
-        path.display()
-    )]
+    #[error("{} is missing, one of {count} files the model consists of", path.display())]
     MissingShard {
         /// The absent file.
         path: PathBuf,
@@ -98,8 +88,7 @@ pub enum FormatError {
     },
     /// An index that points out of its directory.
     #[error(
-        "{} names the file {name:?}, which is not a plain file name; an index may only name \
-         files beside it", path.display()
+        "{} names the file {name:?}, but an index may only name files beside it", path.display()
     )]
     UnsafeShardName {
         /// The index.
@@ -121,8 +110,7 @@ pub enum FormatError {
     },
     /// A pointer left by a checkout without Git LFS.
     #[error(
-        "{} is a Git LFS pointer of {bytes} bytes, not the file itself; fetch it with `git lfs pull`",
-        path.display()
+        "{} is a Git LFS pointer of {bytes} bytes, not the file itself", path.display()
     )]
     LfsPointer {
         /// The file.
@@ -151,8 +139,7 @@ pub enum FormatError {
     },
     /// A damaged safetensors file.
     #[error(
-        "the header of {} is damaged, or the file is cut short ({bytes} bytes); download it again",
-        path.display()
+        "the header of {} is damaged, or the file is cut short ({bytes} bytes)", path.display()
     )]
     Safetensors {
         /// The file.
@@ -173,7 +160,7 @@ pub enum FormatError {
         source: ConfigError,
     },
     /// The index promises a tensor that its file lacks.
-    #[error("tensor {name} is not in {}, where the index puts it; download both again", path.display())]
+    #[error("tensor {name} is not in {}, where the index puts it", path.display())]
     IndexMismatch {
         /// The shard.
         path: PathBuf,
@@ -188,6 +175,33 @@ pub enum FormatError {
         /// The tensor.
         name: String,
     },
+}
+
+impl FormatError {
+    /// What the user can do about it.
+    pub fn fix(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } => "check the path",
+            Self::Io { .. } => "check that it can be read",
+            Self::NotAModel { .. } | Self::EmptyDirectory { .. } => {
+                "give a directory with config.json and model.safetensors, or a .gguf file"
+            }
+            Self::PickledWeights { .. } => "get the safetensors or GGUF version of the model, or convert it",
+            Self::MissingConfig { .. } => "download config.json of the same model next to them",
+            Self::MissingWeights { .. } => "complete the download",
+            Self::SeveralGguf { .. } => "give the path of one of them",
+            Self::MissingShard { .. } => "download it next to the others",
+            Self::UnsafeShardName { .. } => "get the model from a source you trust",
+            Self::LfsPointer { .. } => "fetch it with `git lfs pull`",
+            Self::ShardMismatch { .. }
+            | Self::TooLong { .. }
+            | Self::Gguf { .. }
+            | Self::Safetensors { .. }
+            | Self::IndexMismatch { .. }
+            | Self::DuplicateTensor { .. } => "download the model again, or convert it again",
+            Self::Config { .. } => "choose a model that is supported, or correct its configuration",
+        }
+    }
 }
 
 /// Why a configuration cannot be used.
