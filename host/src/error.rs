@@ -128,7 +128,8 @@ impl Error {
             Error::NoBackend { considered, .. } => considered.join("\n"),
             Error::Engine { source } => source.causes(),
             Error::Model { source, .. } => match &**source {
-                ModelError::Executor(error) => error.causes(),
+                // Where a panic was is in the log.
+                ModelError::Executor(error) if error.code != Code::PANICKED => error.causes(),
                 _ => chain(self),
             },
             other => chain(other),

@@ -109,7 +109,8 @@ fn bad_bodies(server: &Server) {
     messages(json!([{"role": "user", "content": 5}]), "content");
     let image = json!({"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}});
     messages(json!([{"role": "user", "content": [image]}]), "text only");
-    let error = server.post_bytes(CHAT, &vec![b' '; 33 << 20]).error(413);
+    // One byte over: a server that answers before all was sent may reset the connection.
+    let error = server.post_bytes(CHAT, &vec![b' '; (32 << 20) + 1]).error(413);
     assert!(error["message"].as_str().is_some_and(|message| message.contains("bytes")), "{error}");
 }
 
