@@ -27,6 +27,7 @@ use cli::{Cli, Command, PluginCommand};
 use error::{Error, Exit};
 
 fn main() -> std::process::ExitCode {
+    probe::drop_empty_variables();
     let cli = Cli::parse();
     // Thread pools inside plugins read their sizes once, from the environment: before any thread starts.
     probe::set_thread_counts(cli.command.threads());

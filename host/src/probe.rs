@@ -8,6 +8,17 @@ pub fn usable_threads() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
+/// Compose files and the like pass on a variable that is not set as an empty one: it counts as not set.
+#[allow(unsafe_code)]
+pub fn drop_empty_variables() {
+    let ours = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with("SCONCE_");
+    let empty = std::env::vars_os().filter(|(name, value)| value.is_empty() && ours(name));
+    for (name, _) in empty.collect::<Vec<_>>() {
+        // SAFETY: called first in `main`, before any other thread exists.
+        unsafe { std::env::remove_var(name) };
+    }
+}
+
 /// Sizes the thread pools inside plugins. They read these variables once, when first used, and take the
 /// physical cores otherwise, which is wrong under a quota: their spinning threads would fight.
 #[allow(unsafe_code)]

@@ -42,6 +42,8 @@ fn what_is_asked_for_by_the_wrong_name_is_wrong_usage() {
 fn a_flag_may_be_a_variable() {
     let run = sconce_with(&["serve"], &[("SCONCE_BACKEND", "cuda"), ("SCONCE_PORT", "0")]);
     run.explained(NO_BACKEND, &["cannot use backend `cuda`"]);
+    let empty = [("SCONCE_BACKEND", "cuda"), ("SCONCE_PORT", ""), ("SCONCE_MODEL", ""), ("SCONCE_CTX", "")];
+    sconce_with(&["serve"], &empty).explained(NO_BACKEND, &["cannot use backend `cuda`"]);
     sconce_with(&["serve"], &[("SCONCE_PORT", "many")]).failed_with(USAGE, &["--port"]);
 }
 
