@@ -95,13 +95,36 @@ fn header(path: &Path) -> Result<&'static LibHeader, LoadError> {
     // A relative name without a slash would be looked up in the system's directories.
     let path: PathBuf = path.canonicalize().map_err(|e| LoadError::Dlopen(e.to_string()))?;
     // SAFETY: the library's initialisers run here; the caller read its manifest and chose to trust it.
-    let library = unsafe { libloading::Library::new(&path) };
+    let library = unsafe { load(&path) };
     let library = library.map_err(|e| LoadError::Dlopen(chain(&e)))?;
     // SAFETY: the symbol, if it is there, is abi_stable's header by construction of its mangled name.
     let symbol = unsafe { library.get::<AbiHeaderRef>(ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes()) };
     let header = symbol.map(|symbol| *symbol);
     std::mem::forget(library);
     header.map_err(|_| LoadError::NoRoot)?.upgrade().map_err(|e| LoadError::Header(e.to_string()))
+}
+
+/// Loads with every symbol resolved: one that is missing is an error here, instead of the end of the process in
+/// the first call that needs it.
+///
+/// # Safety
+/// The library's initialisers run.
+#[cfg(unix)]
+unsafe fn load(path: &Path) -> Result<libloading::Library, libloading::Error> {
+    use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+    // SAFETY: the caller's.
+    unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map(Into::into)
+}
+
+/// Loads; libraries that it needs are looked for beside it first.
+///
+/// # Safety
+/// The library's initialisers run.
+#[cfg(windows)]
+unsafe fn load(path: &Path) -> Result<libloading::Library, libloading::Error> {
+    use libloading::os::windows::{Library, LOAD_WITH_ALTERED_SEARCH_PATH};
+    // SAFETY: the caller's.
+    unsafe { Library::load_with_flags(path, LOAD_WITH_ALTERED_SEARCH_PATH) }.map(Into::into)
 }
 
 /// libloading's own words are only "dlopen failed"; the reason is in the source.
@@ -119,4 +142,24 @@ fn check_layout(header: &'static LibHeader, theirs: AbiVersion) -> Result<(), Lo
     let layout = header.layout().ok_or_else(|| LoadError::Header("it carries no layout".into()))?;
     layout::check(theirs, layout)
         .map_err(|mismatch| LoadError::Layout { theirs, mismatch: Box::new(mismatch) })
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_symbol_is_said_by_the_load() {
+        let dir = std::env::temp_dir().join(format!("sconce-open-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a directory for the test");
+        let (source, library) = (dir.join("lazy.c"), dir.join("lazy.so"));
+        std::fs::write(&source, "int absent(void); int call(void) { return absent(); }").expect("a file");
+        // Some compilers bind at once by themselves, so ask for the opposite.
+        let mut compiler = std::process::Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-Wl,-z,lazy", "-o"]).arg(&library).arg(&source);
+        assert!(compiler.status().expect("Rust links with cc").success());
+        let error = open(&library).err().expect("it lacks a symbol");
+        std::fs::remove_dir_all(&dir).expect("the test's own directory");
+        assert!(matches!(&error, LoadError::Dlopen(why) if why.contains("absent")), "{error}");
+    }
 }

@@ -57,7 +57,8 @@ fn check_request(request: &LoadRequest) -> Result<()> {
         let n = request.devices.len();
         return Err(Error::unsupported(format!("a model runs on exactly one device, the request names {n}")));
     }
-    if request._r.iter().chain(&request.source._r).any(|word| *word != 0) {
+    let pad = u64::from(request.source._pad);
+    if request._r.iter().chain(&request.source._r).chain(&[pad]).any(|word| *word != 0) {
         return Err(Error::unsupported("the load request sets a reserved word this ABI minor does not know"));
     }
     if request.max_batch_tokens == 0 || request.max_sequences == 0 {
@@ -71,16 +72,24 @@ fn wrap<E: Executor>(loaded: Loaded<E>, max_batch_tokens: u32) -> abi::Loaded {
     let limits = Limits::of(&info, max_batch_tokens);
     let executor = ExecutorAdapter { inner: ManuallyDrop::new(loaded.executor), info, limits, poison: None };
     let executor: ExecutorBox = Executor_TO::from_ptr(RBox::new(executor), TD_Opaque);
-    let stats: StatsArc = Stats_TO::from_ptr(RArc::new(StatsAdapter(loaded.stats.into())), TD_Opaque);
+    let stats = StatsAdapter(ManuallyDrop::new(loaded.stats.into()));
+    let stats: StatsArc = Stats_TO::from_ptr(RArc::new(stats), TD_Opaque);
     abi::Loaded { executor, stats }
 }
 
 #[derive(Clone)]
-struct StatsAdapter(std::sync::Arc<dyn Stats>);
+struct StatsAdapter(ManuallyDrop<std::sync::Arc<dyn Stats>>);
 
 impl abi::Stats for StatsAdapter {
     fn metrics(&self) -> RVec<Metric> {
         fence(|| Ok(self.0.metrics().into())).unwrap_or_else(|_| RVec::new())
+    }
+}
+
+impl Drop for StatsAdapter {
+    fn drop(&mut self) {
+        // SAFETY: `drop` runs once, and nothing uses the field afterwards.
+        fence_drop(|| unsafe { ManuallyDrop::drop(&mut self.0) });
     }
 }
 

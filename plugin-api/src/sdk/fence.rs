@@ -1,5 +1,6 @@
 //! No panic crosses the boundary: it is caught here and becomes PANICKED with its place.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{catch_unwind, AssertUnwindSafe, PanicHookInfo};
 
@@ -18,26 +19,35 @@ pub(super) fn fence<T>(body: impl FnOnce() -> Result<T>) -> Res<T> {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(value)) => Res::ROk(value),
         Ok(Err(error)) => Res::RErr(error.into()),
-        Err(payload) => Res::RErr(panicked(&*payload)),
+        Err(payload) => Res::RErr(panicked(payload)),
     }
 }
 
 /// Runs a destructor; a panic in it is logged and forgotten.
 pub(super) fn fence_drop(body: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(body)) {
-        tracing::error!("the plugin panicked while it was dropped: {}", text(&*payload));
+        // Outside of the macro, which looks at its arguments only where somebody listens.
+        let words = words(payload);
+        tracing::error!("the plugin panicked while it was dropped: {words}");
     }
 }
 
-fn panicked(payload: &(dyn std::any::Any + Send)) -> AbiError {
+fn panicked(payload: Box<dyn Any + Send>) -> AbiError {
     let place = LAST_PANIC.with(|last| std::mem::take(&mut *last.borrow_mut()));
     AbiError {
         detail: place.into(),
-        ..AbiError::new(Code::PANICKED, format!("the plugin panicked: {}", text(payload)))
+        ..AbiError::new(Code::PANICKED, format!("the plugin panicked: {}", words(payload)))
     }
 }
 
-fn text(payload: &(dyn std::any::Any + Send)) -> &str {
+/// What was thrown, in words. It is forgotten, since its destructor may panic too, outside of the fence.
+fn words(payload: Box<dyn Any + Send>) -> String {
+    let words = text(&*payload).to_owned();
+    std::mem::forget(payload);
+    words
+}
+
+fn text(payload: &(dyn Any + Send)) -> &str {
     payload
         .downcast_ref::<&str>()
         .copied()
@@ -51,5 +61,6 @@ pub(super) fn hook(info: &PanicHookInfo<'_>) {
     let backtrace = std::backtrace::Backtrace::capture();
     let message = text(info.payload());
     tracing::error!("panic at {place}: {message}");
-    LAST_PANIC.with(|last| *last.borrow_mut() = format!("panicked at {place}\n{backtrace}"));
+    // A thread that ends may have no locals any more; a panic in here would end the process.
+    let _ = LAST_PANIC.try_with(|last| *last.borrow_mut() = format!("panicked at {place}\n{backtrace}"));
 }

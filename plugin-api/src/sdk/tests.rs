@@ -32,11 +32,19 @@ struct ToyExecutor {
     panics_in_drop: bool,
 }
 
-struct Quiet;
+struct Quiet {
+    panics_in_drop: bool,
+}
 
 impl Stats for Quiet {
     fn metrics(&self) -> Vec<Metric> {
         panic!("the toy cannot count");
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        assert!(!self.panics_in_drop, "the figures do not want to go");
     }
 }
 
@@ -79,7 +87,7 @@ impl Plugin for Toy {
         progress.update(codes::stage::READ, 1, 2)?;
         let executor =
             ToyExecutor { caps: self.caps, sequences: Sequences::default(), panics_in_drop: self.panics };
-        Ok(Loaded { executor, stats: Box::new(Quiet) })
+        Ok(Loaded { executor, stats: Box::new(Quiet { panics_in_drop: self.panics }) })
     }
 }
 
@@ -429,6 +437,19 @@ fn panics_outside_a_step_stay_inside() {
 }
 
 #[test]
+fn what_is_thrown_is_not_dropped_outside_the_fence() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("the bomb went off");
+        }
+    }
+    let answer: Res<()> = fence::fence(|| std::panic::panic_any(Bomb));
+    assert_eq!(answer.unwrap_err().code, Code::PANICKED);
+    fence::fence_drop(|| std::panic::panic_any(Bomb));
+}
+
+#[test]
 fn a_warm_up_is_kept_within_the_limits() {
     let mut executor = executor(u64::MAX);
     for tokens in [0, 1, u32::MAX] {
@@ -448,6 +469,7 @@ fn loads_that_make_no_sense_are_refused() {
     check(|r| r.devices = RVec::new(), Code::UNSUPPORTED);
     check(|r| r._r[15] = 1, Code::UNSUPPORTED);
     check(|r| r.source._r[3] = 1, Code::UNSUPPORTED);
+    check(|r| r.source._pad = 1, Code::UNSUPPORTED);
     check(|r| r.max_batch_tokens = 0, Code::INVALID_ARGUMENT);
     check(|r| r.max_sequences = 0, Code::INVALID_ARGUMENT);
 }

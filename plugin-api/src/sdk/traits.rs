@@ -47,7 +47,8 @@ pub trait Plugin: Sized + Send + Sync + 'static {
 pub trait Executor: Send + 'static {
     /// What was loaded. Asked once.
     fn info(&self) -> ModelInfo;
-    /// A new empty sequence; `hint` is how long it may become.
+    /// A new empty sequence; `hint` is how long it may become, 0 if nobody knows. It binds neither side: the
+    /// sequence may grow beyond it, and it may exceed the context.
     ///
     /// # Errors
     /// `KV_FULL` when no more sequences fit.

@@ -88,7 +88,12 @@ impl Model {
 
     /// A new sequence.
     pub fn create(&mut self) -> Result<u64, AbiError> {
-        let seq = self.executor.seq_create(0).into_result()?;
+        self.create_for(0)
+    }
+
+    /// A new sequence that is expected to become so long.
+    pub fn create_for(&mut self, hint: u32) -> Result<u64, AbiError> {
+        let seq = self.executor.seq_create(hint).into_result()?;
         self.alive.push(seq);
         Ok(seq)
     }

@@ -66,7 +66,16 @@ fn what_a_plugin_lacks_is_skipped() {
 /// Faults of the mock, and exactly the cases that fail for each.
 const FAULTS: &[(&str, &[&str])] = &[
     ("stale_kv", &["warmup_leaves_no_trace"]),
-    ("neighbour", &["batch_equals_alone", "many_sequences_equal_alone", "best_tokens_agree_with_full_rows"]),
+    (
+        "neighbour",
+        &[
+            "batch_equals_alone",
+            "many_sequences_equal_alone",
+            "wanted_rows_agree",
+            "hidden_rows_agree",
+            "best_tokens_agree_with_full_rows",
+        ],
+    ),
     (
         "chunk_edge",
         &[
@@ -106,6 +115,10 @@ const TAMPERS: &[(Tamper, &[&str])] = &[
     (Tamper::BadFigure, &["figures_are_readable"]),
     (Tamper::FallingFigure, &["figures_are_readable"]),
     (Tamper::WrongSum, &["best_tokens_agree_with_full_rows", "bias_and_masks_are_applied"]),
+    (Tamper::UnpackedRows, &["wanted_rows_agree"]),
+    (Tamper::UnpackedHidden, &["hidden_rows_agree"]),
+    (Tamper::BindingHints, &["many_sequences_equal_alone"]),
+    (Tamper::LostForks, &["kv_full_is_atomic", "free_returns_memory"]),
     (Tamper::HarmfulTrim, &["trim_leaves_no_trace"]),
     (
         Tamper::CountsLoads,

@@ -81,10 +81,23 @@ mod system {
     use super::{Memory, text};
     use std::fs::read_to_string;
 
-    /// Where a container's limits are, version 2 and version 1 of control groups.
-    const CGROUPS: [(&str, &str); 2] = [
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    /// A version of control groups: the file of a container's limit, of its use, of figures, and the figure for
+    /// what the use counts although the system drops it on demand: pages of files, such as a model just copied.
+    struct Group(&'static str, &'static str, &'static str, &'static str);
+
+    const GROUPS: [Group; 2] = [
+        Group(
+            "/sys/fs/cgroup/memory.max",
+            "/sys/fs/cgroup/memory.current",
+            "/sys/fs/cgroup/memory.stat",
+            "inactive_file",
+        ),
+        Group(
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+            "/sys/fs/cgroup/memory/memory.stat",
+            "total_inactive_file",
+        ),
     ];
 
     pub fn processor() -> Option<String> {
@@ -93,8 +106,12 @@ mod system {
 
     pub fn memory() -> Option<Memory> {
         let machine = text::meminfo(&read_to_string("/proc/meminfo").ok()?)?;
-        let read = |path: &str| read_to_string(path).ok()?.trim().parse().ok();
-        let group = CGROUPS.iter().find_map(|(limit, used)| Some((read(limit)?, read(used)?)));
+        let read = |path: &str| read_to_string(path).ok()?.trim().parse::<u64>().ok();
+        let group = GROUPS.iter().find_map(|Group(limit, used, figures, dropped)| {
+            let (limit, used) = (read(limit)?, read(used)?);
+            let dropped = read_to_string(figures).ok().and_then(|text| text::figure(&text, dropped));
+            Some((limit, used.saturating_sub(dropped.unwrap_or(0))))
+        });
         Some(text::within(machine, group))
     }
 }
@@ -147,6 +164,12 @@ mod text {
         lines.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim())
     }
 
+    /// The number on the line `name number`.
+    pub fn figure(text: &str, name: &str) -> Option<u64> {
+        let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+        lines.find(|(key, _)| *key == name).and_then(|(_, value)| value.trim().parse().ok())
+    }
+
     /// Total and available memory of `/proc/meminfo`, which counts in KiB.
     pub fn meminfo(text: &str) -> Option<Memory> {
         let bytes = |name| {
@@ -187,6 +210,14 @@ mod tests {
         );
         check("MemTotal: 1000 kB\n", None);
         check("MemTotal: many kB\nMemAvailable: 1 kB\n", None);
+    }
+
+    #[test]
+    fn figures_of_a_control_group_are_found_by_their_exact_name() {
+        let text = "total_inactive_file 3\ninactive_file 4096\nactive_file many\n";
+        assert_eq!(text::figure(text, "inactive_file"), Some(4096));
+        assert_eq!(text::figure(text, "active_file"), None);
+        assert_eq!(text::figure(text, "file"), None);
     }
 
     #[test]

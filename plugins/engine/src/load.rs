@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use sconce_formats::{ElementType, Format, ModelHeader, ModelSource, TensorEntry};
+use sconce_formats::{ElementType, Format, ModelHeader, ModelSource, TensorEntry, tensors};
 use sconce_plugin_api::sdk::codes::{source, stage};
 use sconce_plugin_api::sdk::{self, LoadRequest, Loaded, Options, Progress};
 use serde_json::{Map, Value};
@@ -44,7 +44,7 @@ fn load_onto(
     let overrides = overrides(&Options::of(request))?;
     let header = sconce_formats::model::open(model_source(&request.source)?, overrides.as_ref())?;
     check_weights_fit(&target, &header, types)?;
-    let mut progress = report(progress, header.weights_bytes);
+    let mut progress = report(progress, loaded(&header).map(|entry| entry.bytes).sum());
     let mut weights = Weights::open(&header, &target.device, types, &mut progress)?;
     let decoder = Decoder::new(header.config.clone(), target.ops.clone(), &mut weights)?;
     let (quantised, dense) = (weights.quantised_bytes, weights.dense_bytes);
@@ -103,6 +103,13 @@ fn context(request: &LoadRequest, header: &ModelHeader) -> usize {
     }
 }
 
+/// The tensors of a file that a load takes: not those the model knows nothing of, nor the copy of the embedding
+/// that some files with tied embeddings carry.
+pub(crate) fn loaded(header: &ModelHeader) -> impl Iterator<Item = &TensorEntry> {
+    let needed = tensors::expected(&header.config, header.source.format).into_iter();
+    needed.filter(|tensor| !tensor.optional).filter_map(|tensor| header.tensors.get(&tensor.name))
+}
+
 /// Bytes a tensor takes on the device, and whether they are allocated (a mapped file is not).
 pub(crate) fn device_bytes(entry: &TensorEntry, types: Types) -> (u64, bool) {
     let elements: u64 = entry.shape.iter().map(|dim| *dim as u64).product();
@@ -115,7 +122,7 @@ pub(crate) fn device_bytes(entry: &TensorEntry, types: Types) -> (u64, bool) {
 /// Refuses weights that cannot fit before reading them for minutes.
 fn check_weights_fit(target: &Target, header: &ModelHeader, types: Types) -> Result<()> {
     let on_host = target.device.is_cpu();
-    let sizes = header.tensors.values().map(|entry| device_bytes(entry, types));
+    let sizes = loaded(header).map(|entry| device_bytes(entry, types));
     let need_bytes: u64 = sizes.filter(|(_, allocated)| *allocated || !on_host).map(|(bytes, _)| bytes).sum();
     match (target.free_memory)() {
         Some(free_bytes) if need_bytes > free_bytes => Err(EngineError::OutOfMemory {

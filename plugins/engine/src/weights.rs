@@ -118,7 +118,9 @@ impl<'a> Weights<'a> {
             return Ok(None);
         }
         let (name, entry) = self.entry(Role::RopeFactors, 0)?;
-        Ok(Some(dense::to_f32(self.bytes(&name, entry)?, entry)?))
+        let factors = dense::to_f32(self.bytes(&name, entry)?, entry)?;
+        self.advance(entry)?;
+        Ok(Some(factors))
     }
 
     fn entry(&self, role: Role, layer: usize) -> Result<(String, &'a TensorEntry)> {

@@ -173,9 +173,11 @@ pub fn many_sequences_equal_alone(bench: &mut Bench<'_>) -> Outcome {
     for prompt in &prompts {
         alone.push(model.alone(prompt)?);
     }
+    // Expected lengths: unknown, too short, and beyond every context. They bind nobody.
+    const HINTS: [u32; 3] = [0, 1, u32::MAX];
     let mut seqs = Vec::new();
-    for prompt in &prompts {
-        let seq = model.create()?;
+    for (at, prompt) in prompts.iter().enumerate() {
+        let seq = model.create_for(HINTS[at % HINTS.len()])?;
         model.feed(seq, &prompt[..prompt.len() - 1])?;
         seqs.push(seq);
     }

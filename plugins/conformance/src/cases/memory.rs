@@ -77,6 +77,7 @@ pub fn kv_full_is_atomic(bench: &mut Bench<'_>) -> Outcome {
         refused("a step beyond the cache", model.attempt(&full), FULL)?;
         model.lengths("KV_FULL", &[(long, long_len), (short, before)])?;
     }
+    fork_in_a_full_cache(&mut model, long, long_len)?;
     if model.has(caps::BATCH) {
         let row = model.step(&fits)?.rows.remove(0);
         model.free(long);
@@ -85,6 +86,22 @@ pub fn kv_full_is_atomic(bench: &mut Bench<'_>) -> Outcome {
     }
     model.free(short);
     model.feed(long, next).map(drop)
+}
+
+/// A fork is granted, since it shares, or refused; as often as there may be sequences, since neither keeps a slot.
+fn fork_in_a_full_cache(model: &mut Model, src: u64, len: u32) -> Outcome {
+    if !model.has(caps::FORK) {
+        return Ok(());
+    }
+    for _ in 0..=model.max_sequences {
+        match model.fork(src, len) {
+            Ok(fork) => model.free(fork),
+            Err(error) => refused("a fork in a full cache", Err::<(), _>(error), FULL)?,
+        }
+    }
+    let seq = model.create()?;
+    model.free(seq);
+    model.lengths("forks in a full cache", &[(src, len)])
 }
 
 /// A reservation is granted whole or not at all, and what was granted can be used.
@@ -97,8 +114,11 @@ pub fn reservations_are_whole(bench: &mut Bench<'_>) -> Outcome {
         refused("a reservation beyond the cache", model.reserve(&demands), FULL)?;
     }
     model.lengths("a refused reservation", &[(one, 0), (two, 0)])?;
+    let unused = model.create()?;
+    model.reserve(&[(unused, room)])?;
+    model.free(unused);
     model.reserve(&[(two, room)]).map_err(|error| {
-        crate::bench::Stop::Failed(format!("a refused reservation keeps memory: {error}"))
+        crate::bench::Stop::Failed(format!("a refused or freed reservation keeps memory: {error}"))
     })?;
     model.lengths("a reservation", &[(one, 0), (two, 0)])?;
     let prompt = model.prompt(64, room as usize);

@@ -30,6 +30,23 @@ pub fn wanted_rows_agree(bench: &mut Bench<'_>) -> Outcome {
     for (at, (expected, row)) in expected.iter().zip(first.iter().chain(&second)).enumerate() {
         model.agree(&format!("row {at} of all"), expected, row)?;
     }
+    mixed_wants(model, &prompt, &expected)
+}
+
+/// As the host's steps are: chunks that want no row between some that do. `expected[n]` belongs to n + 1 tokens.
+fn mixed_wants(model: &mut Model, prompt: &[u32], expected: &[Vec<f32>]) -> Outcome {
+    if !model.has(caps::BATCH) {
+        return Ok(());
+    }
+    let wants = [(3, want::NONE), (4, want::ALL), (5, want::NONE), (6, want::LAST), (2, want::LAST)];
+    let mut step = Step::default();
+    for (len, want) in wants {
+        step = step.add(model.create()?, 0, &prompt[..len], want);
+    }
+    let rows = model.step(&step)?.rows;
+    for ((at, row), len) in rows.iter().enumerate().zip([1, 2, 3, 4, 6, 2]) {
+        model.agree(&format!("row {at} of chunks that want different rows"), &expected[len - 1], row)?;
+    }
     Ok(())
 }
 
@@ -47,7 +64,29 @@ pub fn hidden_rows_agree(bench: &mut Bench<'_>) -> Outcome {
     ensure(shorter.1 != whole.1, || "the hidden state is the same after another token".to_owned())?;
     let seq = model.create()?;
     let none = model.step(&Step::of(seq, 0, &prompt, want::NONE | want::HIDDEN))?;
-    ensure(none.stats.rows == 0, || "a chunk that wants no row got one with a hidden state".to_owned())
+    ensure(none.stats.rows == 0, || "a chunk that wants no row got one with a hidden state".to_owned())?;
+    mixed_hidden(model, &prompt, [&shorter.1, &whole.1])
+}
+
+/// Only some chunks want hidden states: theirs are packed, wherever their rows are.
+fn mixed_hidden(model: &mut Model, prompt: &[u32], [shorter, whole]: [&Vec<f32>; 2]) -> Outcome {
+    if !model.has(caps::BATCH) {
+        return Ok(());
+    }
+    let wants = [
+        (4, want::LAST),
+        (5, want::LAST | want::HIDDEN),
+        (3, want::NONE | want::HIDDEN),
+        (2, want::LAST),
+        (6, want::LAST | want::HIDDEN),
+    ];
+    let mut step = Step::default();
+    for (len, want) in wants {
+        step = step.add(model.create()?, 0, &prompt[..len], want);
+    }
+    let answer = model.step(&step)?;
+    model.agree("the first hidden state of a batch", shorter, &answer.hidden[0])?;
+    model.agree("the last hidden state of a batch", whole, &answer.hidden[1])
 }
 
 fn hidden_at_end(model: &mut Model, prompt: &[u32], size: usize) -> Result<(Vec<f32>, Vec<f32>), Stop> {

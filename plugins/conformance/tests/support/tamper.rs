@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{ThreadId, current};
 
+use sconce_plugin_api::abi::codes::want;
 use sconce_plugin_api::abi::{
     AbiError, Code, DeviceInfo, Executor, Executor_TO, ExecutorBox, ForwardBatch, ForwardOut, ForwardStats,
     LoadRequest, Loaded, Metric, ModelCheck, ModelInfo, ModelSource, Plugin, Plugin_TO, PluginBox, Progress,
@@ -37,6 +38,14 @@ pub enum Tamper {
     KnowsThreads,
     /// Log-sum-exps are too large.
     WrongSum,
+    /// Where a chunk of several wants no row, the first two of the others are swapped.
+    UnpackedRows,
+    /// So are the first two hidden states of a step.
+    UnpackedHidden,
+    /// A sequence that may become longer than the cache is not created.
+    BindingHints,
+    /// In a small cache forks are refused, and the sequence made for them is lost.
+    LostForks,
     /// Trimming changes later rows.
     HarmfulTrim,
     /// Loads do not hear the host's no.
@@ -168,6 +177,12 @@ impl Stats for ProxyStats {
     }
 }
 
+fn swap_rows(values: &mut [f32], size: usize) {
+    if let Some((first, second)) = values.get_mut(..2 * size).map(|two| two.split_at_mut(size)) {
+        first.swap_with_slice(second);
+    }
+}
+
 impl Executor for ProxyExecutor {
     fn info(&self) -> ModelInfo {
         let heads = if self.with == Tamper::NoHeads { 0 } else { self.inner.info().heads };
@@ -175,6 +190,9 @@ impl Executor for ProxyExecutor {
     }
 
     fn seq_create(&mut self, hint: u32) -> Res<u64> {
+        if self.with == Tamper::BindingHints && u64::from(hint) > self.inner.info().kv_capacity_tokens {
+            return RResult::RErr(AbiError::new(Code::KV_FULL, "that is too long"));
+        }
         self.with.answer(self.inner.seq_create(hint), || None)
     }
 
@@ -187,6 +205,12 @@ impl Executor for ProxyExecutor {
     }
 
     fn seq_fork(&mut self, src: u64, len: u32, hint: u32) -> Res<u64> {
+        if self.with == Tamper::LostForks && self.inner.info().kv_capacity_tokens == 64 {
+            return self
+                .inner
+                .seq_create(0)
+                .and_then(|_| RResult::RErr(AbiError::new(Code::KV_FULL, "full")));
+        }
         self.with.answer(self.inner.seq_fork(src, len, hint), || Some(u64::MAX))
     }
 
@@ -209,7 +233,11 @@ impl Executor for ProxyExecutor {
                 _ => row[0] += self.shift,
             }
         }
+        let silent = batch.chunks.iter().any(|chunk| chunk.want & !want::HIDDEN == want::NONE);
+        let hidden = self.inner.info().hidden as usize;
         match self.with {
+            Tamper::UnpackedRows if silent => swap_rows(out.logits.as_mut_slice(), vocab),
+            Tamper::UnpackedHidden => swap_rows(out.hidden.as_mut_slice(), hidden),
             // The last values of a buffer are no part of the answer: the cases guard its end with them.
             Tamper::WrongSum if out.lse.len() > 8 => out.lse.as_mut_slice()[0] += 1.0,
             Tamper::Overrun => {

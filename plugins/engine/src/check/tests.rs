@@ -22,6 +22,17 @@ fn a_supported_model_is_described_as_it_will_be_loaded() {
 }
 
 #[test]
+fn a_repeated_embedding_is_not_counted() {
+    let dir = tiny();
+    let mut config = tiny_config();
+    config["tie_word_embeddings"] = true.into();
+    std::fs::write(dir.path().join("config.json"), config.to_string()).expect("config.json");
+    let found = check(&request(dir.path()).source).expect("an answer");
+    assert_eq!(found.weights_bytes, Model::open(dir.path()).executor.info().weights_bytes);
+    assert_eq!(found.parameters * 4, found.weights_bytes);
+}
+
+#[test]
 fn a_gguf_model_is_described_as_it_will_be_loaded() {
     let Some(root) = fixtures() else { return };
     let path = root.join("models/tales/gguf/tales.Q4_K_M.gguf");

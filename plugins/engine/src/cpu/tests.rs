@@ -60,6 +60,8 @@ fn attention_of_prompts_equals_candles() {
     }
     check_attention(8, 1, 128, &[(0, 100), (33, 1), (1, 40)]);
     check_attention(5, 1, 16, &[(9, 31)]);
+    // A token's heads alone are more than a tile.
+    check_attention(70, 1, 16, &[(3, 5)]);
 }
 
 #[test]
