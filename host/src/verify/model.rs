@@ -27,7 +27,6 @@ pub fn verify(oracle_path: &Path, args: &VerifyArgs) -> Result<Report, Error> {
     let source = ModelSource::resolve(path).map_err(|e| in_model(e.into()))?;
     let choice = select(&args.engine)?;
     let mut plan = LoadPlan {
-        max_sequences: 8,
         weight_dtype: wire_dtype(args.weights),
         ..crate::models::plan(&args.engine, &choice.device, 8)
     };

@@ -5,7 +5,7 @@ use abi_stable::{
     StableAbi,
 };
 
-use super::codes::value;
+use super::codes::{metric, value};
 
 /// A named value; a key that the reader does not know is ignored.
 #[repr(C)]
@@ -197,4 +197,16 @@ pub struct Metric {
     pub _pad: u32,
     /// The value now.
     pub value: f64,
+}
+
+impl Metric {
+    /// A figure that only grows.
+    pub fn counter(name: &str, value: f64) -> Self {
+        Metric { name: name.into(), kind: metric::COUNTER, _pad: 0, value }
+    }
+
+    /// A figure that goes up and down.
+    pub fn gauge(name: &str, value: f64) -> Self {
+        Metric { name: name.into(), kind: metric::GAUGE, _pad: 0, value }
+    }
 }

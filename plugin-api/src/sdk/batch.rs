@@ -56,6 +56,15 @@ impl<'a> Batch<'a> {
     pub fn wanted_tokens(&self) -> Vec<u32> {
         self.chunks.iter().flat_map(wanted_of).collect()
     }
+
+    /// Which of the wanted rows want their hidden state too, in row order.
+    pub fn rows_with_hidden(&self) -> Vec<u32> {
+        let wants = self
+            .chunks
+            .iter()
+            .flat_map(|chunk| std::iter::repeat_n(chunk.want & want::HIDDEN != 0, rows_of(chunk)));
+        (0..).zip(wants).filter(|(_, wants)| *wants).map(|(row, _)| row).collect()
+    }
 }
 
 /// Indices on the token axis of the rows one chunk wants.

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Tensor};
 use sconce_plugin_api::abi_stable::std_types::RVec;
-use sconce_plugin_api::sdk::codes::{caps, dtype, want};
+use sconce_plugin_api::sdk::codes::{caps, dtype};
 use sconce_plugin_api::sdk::{self, Batch, Chunk, Executor, ForwardStats, ModelInfo, Outputs, Reserve};
 
 use crate::decoder::{Decoder, Part, Rows, Step};
@@ -52,7 +52,7 @@ impl EngineExecutor {
         let step = Step { tokens: batch.tokens, parts, wanted: &wanted };
         let poll = || batch.check_cancelled().map_err(|_| EngineError::Cancelled);
         if let Some(rows) = self.decoder.forward(&step, poll)? {
-            write(&rows, batch.chunks, out)?;
+            write(&rows, batch, out)?;
         }
         Ok(wanted.len())
     }
@@ -191,9 +191,9 @@ fn part<'a>(cache: &'a KvCache, chunk: &Chunk) -> Result<Part<'a>> {
 }
 
 /// Copies the rows of a step into the host's buffers.
-fn write(rows: &Rows, chunks: &[Chunk], out: &mut Outputs<'_>) -> Result<()> {
+fn write(rows: &Rows, batch: &Batch<'_>, out: &mut Outputs<'_>) -> Result<()> {
     copy(&rows.logits, out.logits)?;
-    let with_hidden = rows_with_hidden(chunks);
+    let with_hidden = batch.rows_with_hidden();
     if with_hidden.is_empty() {
         return Ok(());
     }
@@ -205,24 +205,6 @@ fn copy(from: &Tensor, to: &mut [f32]) -> Result<()> {
     let values = from.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     to.copy_from_slice(&values);
     Ok(())
-}
-
-/// Which of a step's wanted rows want their hidden state as well.
-fn rows_with_hidden(chunks: &[Chunk]) -> Vec<u32> {
-    let mut row = 0;
-    let mut found = Vec::new();
-    for chunk in chunks {
-        let rows = match chunk.want & !want::HIDDEN {
-            want::NONE => 0,
-            want::LAST => 1,
-            _ => chunk.len,
-        };
-        if chunk.want & want::HIDDEN != 0 {
-            found.extend(row..row + rows);
-        }
-        row += rows;
-    }
-    found
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sconce_plugin_api::sdk::codes::metric;
 use sconce_plugin_api::sdk::{Metric, Stats};
 
 /// The counters; the executor writes them, [`Stats`] reads them.
@@ -26,17 +25,13 @@ impl Stats for EngineStats {
         let read = |value: &AtomicU64| value.load(Ordering::Relaxed) as f64;
         let all = &self.0;
         vec![
-            named("kv_used_tokens", metric::GAUGE, read(&all.kv_used_tokens)),
-            named("kv_total_tokens", metric::GAUGE, read(&all.kv_total_tokens)),
-            named("sequences", metric::GAUGE, read(&all.sequences)),
-            named("forward_calls_total", metric::COUNTER, read(&all.forward_calls)),
-            named("prefill_tokens_total", metric::COUNTER, read(&all.tokens_prefill)),
-            named("decode_tokens_total", metric::COUNTER, read(&all.tokens_decode)),
-            named("busy_seconds_total", metric::COUNTER, read(&all.busy_ns) / 1e9),
+            Metric::gauge("kv_used_tokens", read(&all.kv_used_tokens)),
+            Metric::gauge("kv_total_tokens", read(&all.kv_total_tokens)),
+            Metric::gauge("sequences", read(&all.sequences)),
+            Metric::counter("forward_calls_total", read(&all.forward_calls)),
+            Metric::counter("prefill_tokens_total", read(&all.tokens_prefill)),
+            Metric::counter("decode_tokens_total", read(&all.tokens_decode)),
+            Metric::counter("busy_seconds_total", read(&all.busy_ns) / 1e9),
         ]
     }
-}
-
-fn named(name: &str, kind: u32, value: f64) -> Metric {
-    Metric { name: name.into(), kind, _pad: 0, value }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sconce_plugin_api::sdk::codes::metric;
 use sconce_plugin_api::sdk::{Batch, Metric, Stats};
 
 /// Written by the executor.
@@ -36,16 +35,12 @@ impl Stats for Figures {
         let read = |value: &AtomicU64| value.load(Ordering::Relaxed) as f64;
         let all = &self.0;
         vec![
-            named("kv_used_tokens", metric::GAUGE, read(&all.kv_used_tokens)),
-            named("kv_total_tokens", metric::GAUGE, read(&all.kv_total_tokens)),
-            named("forward_calls_total", metric::COUNTER, read(&all.steps)),
-            named("prefill_tokens_total", metric::COUNTER, read(&all.prefill)),
-            named("decode_tokens_total", metric::COUNTER, read(&all.decode)),
-            named("busy_seconds_total", metric::COUNTER, read(&all.busy_ns) / 1e9),
+            Metric::gauge("kv_used_tokens", read(&all.kv_used_tokens)),
+            Metric::gauge("kv_total_tokens", read(&all.kv_total_tokens)),
+            Metric::counter("forward_calls_total", read(&all.steps)),
+            Metric::counter("prefill_tokens_total", read(&all.prefill)),
+            Metric::counter("decode_tokens_total", read(&all.decode)),
+            Metric::counter("busy_seconds_total", read(&all.busy_ns) / 1e9),
         ]
     }
-}
-
-fn named(name: &str, kind: u32, value: f64) -> Metric {
-    Metric { name: name.into(), kind, _pad: 0, value }
 }

@@ -2,6 +2,8 @@ use std::sync::atomic::Ordering;
 
 use sconce_plugin_api::sdk::Code;
 
+use sconce_plugin_api::sdk::codes::want;
+
 use super::*;
 use crate::cpu::CpuOps;
 use crate::testing::{Logits, Model, TINY_VOCAB, assert_close, request, tiny, tokens};
