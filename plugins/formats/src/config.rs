@@ -10,9 +10,13 @@ mod hf;
 pub use gguf::from_gguf;
 pub use hf::{from_hf_json, from_hf_json_with};
 
-use crate::{ConfigError, Family, Format, tensors};
+use crate::tensors::{self, Role};
+use crate::{ConfigError, Family, Format};
 
 /// Everything the decoder needs to know besides the weights.
+///
+/// A layer computes, with the parts that [`BlockShape`] names:
+/// `x += residual_scale * post_norm(attention(norm(x)))`, then the same with the feed-forward block.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
     /// Row of the family table.
@@ -21,10 +25,6 @@ pub struct ModelConfig {
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width inside the feed-forward block.
-    pub ffn_size: usize,
-    /// Number of decoder layers.
-    pub layers: usize,
     /// Query heads.
     pub heads: usize,
     /// Key/value heads; divides `heads`.
@@ -33,18 +33,168 @@ pub struct ModelConfig {
     pub head_dim: usize,
     /// Longest sequence the model was made for, in tokens.
     pub context_length: usize,
-    /// Epsilon of the RMS norms.
-    pub norm_eps: f64,
-    /// Rotary position embedding.
-    pub rope: Rope,
+    /// The norms of the residual stream.
+    pub norm: Norm,
+    /// Where they stand.
+    pub block: BlockShape,
+    /// What all attention blocks share.
+    pub attention: Attention,
+    /// The dense feed-forward block.
+    pub mlp: Mlp,
+    /// The mixture of experts, for the layers that have one.
+    pub moe: Option<Moe>,
+    /// Rotary position embeddings; layers point into these.
+    pub ropes: Vec<Rope>,
+    /// The decoder layers.
+    pub layers: Vec<Layer>,
+    /// Factor of the embeddings; 1 for most.
+    pub embedding_scale: f64,
+    /// Factor of what a block adds to the residual stream; 1 for most.
+    pub residual_scale: f64,
+    /// Factor of the logits; 1 for most.
+    pub logit_scale: f64,
+    /// Logits become `cap * tanh(logits / cap)`.
+    pub logit_softcap: Option<f64>,
     /// Whether the output projection is the embedding.
     pub tied_embeddings: bool,
+    /// Whether it has a bias.
+    pub output_bias: bool,
+    /// How the file lays the weights out.
+    pub storage: Storage,
+}
+
+/// The norms of the residual stream.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Norm {
+    /// What is computed.
+    pub kind: NormKind,
+    /// Added to the mean square or variance.
+    pub epsilon: f64,
+    /// Whether there is a bias.
+    pub bias: bool,
+    /// Added to every stored norm weight, those of queries and keys included.
+    pub offset: f64,
+}
+
+/// Kinds of norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// `x / rms(x) * w`. Source: Zhang and Sennrich 2019.
+    Rms,
+    /// `(x - mean(x)) / std(x) * w + b`. Source: Ba et al. 2016.
+    Layer,
+}
+
+/// Which norms a layer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockShape {
+    /// Before attention.
+    pub attn_norm: bool,
+    /// Of what attention adds.
+    pub attn_post_norm: bool,
+    /// Before the feed-forward block.
+    pub mlp_norm: bool,
+    /// Of what the feed-forward block adds.
+    pub mlp_post_norm: bool,
+    /// Both blocks read the same residual stream, and the feed-forward block the norm of attention unless it has
+    /// one of its own. Source: GPT-J.
+    pub parallel: bool,
+}
+
+/// What all attention blocks of a model share.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Attention {
+    /// Factor of the scores; mostly the inverse root of the head size.
+    pub scale: f64,
+    /// Scores become `cap * tanh(scores / cap)`.
+    pub softcap: Option<f64>,
+    /// Norms of queries and keys, before the rotation.
+    pub qk_norm: QkNorm,
     /// Whether the query, key and value projections have biases.
     pub qkv_bias: bool,
-    /// Whether the attention output projection has one.
-    pub attn_out_bias: bool,
-    /// Whether the three feed-forward projections have them.
-    pub mlp_bias: bool,
+    /// Whether the output projection has one.
+    pub out_bias: bool,
+}
+
+/// Norms of queries and keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNorm {
+    /// None.
+    None,
+    /// An RMS norm of each head.
+    Head,
+    /// An RMS norm of all heads together.
+    Whole,
+}
+
+/// A feed-forward block.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Mlp {
+    /// Width inside.
+    pub size: usize,
+    /// `down(act(gate(x)) * up(x))`, or without a gate `down(act(up(x)))`.
+    pub gated: bool,
+    /// The activation, of experts too.
+    pub activation: Activation,
+    /// Whether its projections have biases.
+    pub bias: bool,
+}
+
+/// Activation functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// `x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))`. Source: Hendrycks and Gimpel 2016.
+    GeluTanh,
+    /// `x * Phi(x)`, Phi being the distribution function of the normal distribution.
+    GeluErf,
+}
+
+/// A mixture of experts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Moe {
+    /// How many there are.
+    pub experts: usize,
+    /// How many each token takes, those with the largest probabilities.
+    pub used: usize,
+    /// Width inside each.
+    pub size: usize,
+    /// Whether the probabilities of the chosen are divided by their sum.
+    pub normalised: bool,
+    /// An expert that every token takes besides.
+    pub shared: Option<Shared>,
+}
+
+/// The expert that every token takes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Shared {
+    /// Width inside.
+    pub size: usize,
+    /// Whether its output is multiplied by the sigmoid of a gate.
+    pub gated: bool,
+}
+
+/// One decoder layer, as far as layers differ.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Layer {
+    /// A token sees itself and the `window - 1` tokens before it; `None`: all before it.
+    pub window: Option<usize>,
+    /// Which of [`ModelConfig::ropes`]; `None`: no position embedding.
+    pub rope: Option<usize>,
+    /// Whether the feed-forward block is the mixture of experts.
+    pub moe: bool,
+}
+
+/// How the file lays the weights out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Storage {
+    /// Query, key and value projections are one tensor.
+    pub fused_qkv: bool,
+    /// Gate and up projections of the dense feed-forward block are one tensor.
+    pub fused_gate_up: bool,
+    /// All experts of a layer are one tensor for each projection.
+    pub merged_experts: bool,
 }
 
 /// Rotary position embedding.
@@ -70,6 +220,8 @@ pub enum RopeLayout {
 }
 
 /// How rotary frequencies are changed for contexts beyond the trained one.
+///
+/// `attention_factor`: what cosines and sines are multiplied by.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
     /// Not at all.
@@ -92,8 +244,61 @@ pub enum RopeScaling {
         /// Context of the first training, in tokens.
         original_context: usize,
     },
+    /// A larger base for a context opened longer than the trained one: with `n` its length,
+    /// `theta * (factor * n / original_context - (factor - 1)) ^ (dim / (dim - 2))`.
+    ///
+    /// Source: `rope_type` `dynamic` in transformers.
+    Dynamic {
+        /// See above.
+        factor: f64,
+        /// Context up to which nothing changes, in tokens.
+        original_context: usize,
+    },
+    /// As `Llama3`, with the bands counted in pairs.
+    ///
+    /// Source: Peng et al. 2023 (YaRN), sections 3.2 to 3.4.
+    Yarn {
+        /// Divisor of the low frequencies.
+        factor: f64,
+        /// Context of the first training, in tokens.
+        original_context: usize,
+        /// Pairs that turn more often than this within the original context are kept.
+        beta_fast: f64,
+        /// Pairs that turn less often are divided.
+        beta_slow: f64,
+        /// Whether the borders between the bands are rounded outwards to whole pairs.
+        truncate: bool,
+        /// See above.
+        attention_factor: f64,
+    },
+    /// Each frequency divided by its own factor, one set for contexts opened up to the original length and
+    /// another for longer ones.
+    ///
+    /// Source: Ding et al. 2024 (LongRoPE); `rope_type` `longrope` in transformers.
+    LongRope {
+        /// Where the factors are.
+        factors: Factors,
+        /// Context of the first training, in tokens.
+        original_context: usize,
+        /// See above; it holds for both sets.
+        attention_factor: f64,
+    },
     /// Each frequency divided by its own entry of `rope_freqs.weight` (`[dim / 2]`, f32).
     FrequencyFactors,
+}
+
+/// The two sets of factors of [`RopeScaling::LongRope`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Factors {
+    /// In the configuration, `dim / 2` each.
+    Listed {
+        /// Up to the original context.
+        short: Vec<f64>,
+        /// Beyond it.
+        long: Vec<f64>,
+    },
+    /// In the tensors `rope_factors_short.weight` and `rope_factors_long.weight`.
+    Tensors,
 }
 
 /// Largest value of each count: far above any model, far below overflow of their products.
@@ -122,29 +327,33 @@ struct Keys {
 impl ModelConfig {
     /// Number of weights, a tied output projection counted once.
     pub fn parameters(&self) -> u64 {
-        tensors::expected(self, Format::Safetensors)
-            .iter()
-            .filter(|tensor| !tensor.optional)
-            .map(|tensor| tensor.shape.iter().map(|&dim| dim as u64).product::<u64>())
+        tensors::slots(self, Format::Safetensors)
+            .filter(|slot| !(slot.role == Role::Output && self.tied_embeddings))
+            .map(|slot| {
+                slot.place(self, Format::Safetensors).shape.iter().map(|&dim| dim as u64).product::<u64>()
+            })
             .sum()
     }
 
     /// Bytes of keys and values one token takes in all layers.
     pub fn kv_bytes_per_token(&self, bytes_per_value: usize) -> u64 {
-        let factors = [2, self.layers, self.kv_heads, self.head_dim, bytes_per_value];
+        let factors = [2, self.layers.len(), self.kv_heads, self.head_dim, bytes_per_value];
         factors.iter().map(|&factor| factor as u64).product()
     }
 
     /// Checks what holds for every model, in the words of the file it came from.
+    ///
+    /// The number of layers is not among it: it has to be [checked](check_layers) before they are listed.
     fn checked(self, keys: &Keys) -> Result<Self, ConfigError> {
         within(keys.vocab_size, self.vocab_size, MAX_VOCAB)?;
         within(keys.hidden_size, self.hidden_size, MAX_WIDTH)?;
-        within(keys.ffn_size, self.ffn_size, MAX_WIDTH)?;
-        within(keys.layers, self.layers, MAX_LAYERS)?;
         within(keys.heads, self.heads, MAX_HEADS)?;
         within(keys.kv_heads, self.kv_heads, MAX_HEADS)?;
         within(keys.head_dim, self.head_dim, MAX_HEAD_DIM)?;
         within(keys.context_length, self.context_length, MAX_CONTEXT)?;
+        if self.layers.iter().any(|layer| !layer.moe) {
+            within(keys.ffn_size, self.mlp.size, MAX_WIDTH)?;
+        }
         if !self.heads.is_multiple_of(self.kv_heads) {
             let divisor = format!("a divisor of the {} query heads", self.heads);
             return Err(range(keys.kv_heads, divisor, self.kv_heads));
@@ -152,14 +361,21 @@ impl ModelConfig {
         if !self.head_dim.is_multiple_of(2) {
             return Err(range(keys.head_dim, "an even number", self.head_dim));
         }
-        if !self.rope.dim.is_multiple_of(2) || !(1..=self.head_dim).contains(&self.rope.dim) {
-            let even = format!("an even number from 2 to {}", self.head_dim);
-            return Err(range(keys.rope_dim, even, self.rope.dim));
+        for rope in &self.ropes {
+            if !rope.dim.is_multiple_of(2) || !(1..=self.head_dim).contains(&rope.dim) {
+                let even = format!("an even number from 2 to {}", self.head_dim);
+                return Err(range(keys.rope_dim, even, rope.dim));
+            }
+            positive(keys.rope_theta, rope.theta)?;
         }
-        positive(keys.rope_theta, self.rope.theta)?;
-        positive(keys.norm_eps, self.norm_eps)?;
+        positive(keys.norm_eps, self.norm.epsilon)?;
         Ok(self)
     }
+}
+
+/// Checks the number of layers before anything is allocated for each.
+fn check_layers(key: &str, layers: usize) -> Result<usize, ConfigError> {
+    within(key, layers, MAX_LAYERS).map(|()| layers)
 }
 
 /// The head size where the file does not give one.

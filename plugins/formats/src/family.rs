@@ -1,14 +1,19 @@
-//! Which model families exist: a table, one row each.
+//! Which model families exist, and how a file is recognised as one of them.
 //!
-//! A new family is a new row, plus the features its configuration needs in `config` and
-//! `tensors`; no file is named after a family. Detection happens on names alone, before any
-//! weight is looked at.
+//! A family is data: the names it goes by, the parts of its computation graph that no file states,
+//! and how its checkpoints lay tensors out. The rows are in [`table`]; a new family is a new row. Detection
+//! happens on names alone, before any weight is looked at.
+
+mod table;
+
+pub use table::FAMILIES;
 
 use crate::ConfigError;
-use crate::config::RopeLayout;
+use crate::config::{Activation, BlockShape, NormKind, QkNorm, RopeLayout};
+use crate::tensors::Role;
 
 /// A group of models with one computation graph.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct Family {
     /// Name for users and logs.
     pub name: &'static str,
@@ -20,20 +25,72 @@ pub struct Family {
     pub hf_architectures: &'static [&'static str],
     /// Accepted `general.architecture` values of GGUF.
     pub gguf_architectures: &'static [&'static str],
+    /// What is computed.
+    pub graph: Graph,
+    /// How checkpoints of transformers describe and store it.
+    pub hf: Checkpoint,
     /// How query and key rows are ordered in this family's GGUF files.
     pub gguf_rope: RopeLayout,
 }
 
-/// All families of this build.
-pub const FAMILIES: &[Family] = &[Family {
-    name: "llama",
-    description: "Llama 2, 3, 3.1, 3.2 and models of the same architecture",
-    hf_model_types: &["llama"],
-    hf_architectures: &["LlamaForCausalLM"],
-    gguf_architectures: &["llama"],
-    // llama.cpp's converter permutes the rows of q and k so that pairs become neighbours.
-    gguf_rope: RopeLayout::Interleaved,
-}];
+/// The parts of the computation graph that files take for granted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Graph {
+    /// Kind of the norms of the residual stream.
+    pub norm: NormKind,
+    /// Whether those norms have biases.
+    pub norm_bias: bool,
+    /// Where they stand.
+    pub block: BlockShape,
+    /// Norms of queries and keys.
+    pub qk_norm: QkNorm,
+    /// Whether the feed-forward block has a gate projection.
+    pub gated: bool,
+    /// Its activation, where the file does not name one.
+    pub activation: Activation,
+    /// Whether embeddings are multiplied by the square root of the hidden size.
+    pub scaled_embeddings: bool,
+}
+
+/// A checkpoint of Hugging Face transformers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Checkpoint {
+    /// A JSON object: what keys of `config.json` mean where they are absent.
+    ///
+    /// Source: the configuration classes of transformers.
+    pub defaults: &'static str,
+    /// What precedes the layer's number in tensor names.
+    pub layers: &'static str,
+    /// Tensor names that differ from Llama's, without `.weight`.
+    pub names: &'static [(Role, &'static str)],
+    /// Query, key and value projections are one tensor, in this order.
+    pub fused_qkv: bool,
+    /// Gate and up projections are one tensor, in this order.
+    pub fused_gate_up: bool,
+    /// What is added to stored norm weights: families that multiply by `1 + w` have 1.
+    pub norm_offset: f64,
+    /// Which elements of a head are rotated together.
+    pub rope: RopeLayout,
+    /// Whether the query, key and value projections have biases.
+    pub qkv_bias: Flag,
+    /// Whether the attention output projection has one.
+    pub attn_out_bias: Flag,
+    /// Whether the feed-forward projections have them.
+    pub mlp_bias: Flag,
+    /// Whether the output projection has one.
+    pub output_bias: bool,
+}
+
+/// Something a family has always, never, or as `config.json` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flag {
+    /// Always.
+    Yes,
+    /// Never.
+    No,
+    /// If the key is true.
+    Key(&'static str),
+}
 
 impl Family {
     /// The family of a `config.json`.
@@ -96,7 +153,8 @@ mod tests {
     fn hf_names() {
         check(Family::from_hf("llama", &["LlamaForCausalLM"]), Ok("llama"));
         check(Family::from_hf("llama", &[]), Ok("llama"));
-        check(Family::from_hf("mistral", &["MistralForCausalLM"]), Err("mistral"));
+        check(Family::from_hf("mistral", &["MistralForCausalLM"]), Ok("mistral"));
+        check(Family::from_hf("bert", &["BertForMaskedLM"]), Err("bert"));
         check(Family::from_hf("Llama", &[]), Err("Llama"));
         let classifier = Family::from_hf("llama", &["LlamaForSequenceClassification"]);
         check(classifier, Err("LlamaForSequenceClassification"));
@@ -105,7 +163,28 @@ mod tests {
     #[test]
     fn gguf_names() {
         check(Family::from_gguf("llama"), Ok("llama"));
-        check(Family::from_gguf("qwen3"), Err("qwen3"));
+        check(Family::from_gguf("phi2"), Ok("phi"));
+        check(Family::from_gguf("bert"), Err("bert"));
         check(Family::from_gguf(""), Err("architecture"));
+    }
+
+    #[test]
+    fn no_name_means_two_families() {
+        let mut seen = std::collections::HashSet::new();
+        for family in FAMILIES {
+            for name in family.hf_model_types {
+                assert!(seen.insert(("hf", name)), "{name}");
+            }
+            for name in family.gguf_architectures {
+                assert!(seen.insert(("gguf", name)), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn defaults_are_json_objects() {
+        for family in FAMILIES {
+            assert!(crate::json::parse(family.hf.defaults).is_ok(), "{}", family.name);
+        }
     }
 }

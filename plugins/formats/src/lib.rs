@@ -27,7 +27,7 @@ pub mod tensors;
 #[cfg(test)]
 mod testing;
 
-pub use config::{ModelConfig, Rope, RopeLayout, RopeScaling};
+pub use config::{Activation, ModelConfig, Rope, RopeLayout, RopeScaling};
 pub use error::{ConfigError, FormatError, chain};
 pub use family::Family;
 pub use generation::GenerationDefaults;

@@ -1,12 +1,22 @@
-//! Which tensors a model has: roles, their names in each format, their shapes.
+//! Which tensors a model has: roles, where each lies in a file, their shapes.
+//!
+//! The decoder knows roles: a query projection, an expert's gate. Files may hold several of them in one
+//! tensor, and every family has names of its own; both end here. A weight is a run of whole rows of a stored
+//! tensor, so that nothing has to be copied to take it apart.
 //!
 //! Shapes are row-major; a projection is `[out, in]`, so that `y = x W^T`.
 
+mod names;
+
+use std::collections::HashSet;
+use std::ops::Range;
+
 use ::safetensors::Dtype;
 
+use crate::config::{Factors, QkNorm, RopeScaling};
 use crate::gguf::GgmlType;
 use crate::model::{ElementType, TensorEntry};
-use crate::{ConfigError, Format, ModelConfig, RopeScaling};
+use crate::{ConfigError, Format, ModelConfig};
 
 /// What a tensor is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,165 +29,336 @@ pub enum Role {
     Output,
     /// `[rope dim / 2]`, divisors of the rotary frequencies; GGUF only.
     RopeFactors,
+    /// As `RopeFactors`, for contexts up to the trained one.
+    RopeShortFactors,
+    /// As `RopeFactors`, for longer ones.
+    RopeLongFactors,
     /// `[hidden]`, the norm before attention.
     AttnNorm,
+    /// `[(heads + 2 kv_heads) * head_dim, hidden]`: a file's name for the three below in one tensor.
+    Qkv,
     /// `[heads * head_dim, hidden]`.
     Q,
     /// `[kv_heads * head_dim, hidden]`.
     K,
     /// `[kv_heads * head_dim, hidden]`.
     V,
+    /// `[head_dim]` or `[heads * head_dim]`, a norm of queries.
+    QNorm,
+    /// `[head_dim]` or `[kv_heads * head_dim]`, a norm of keys.
+    KNorm,
     /// `[hidden, heads * head_dim]`.
     O,
-    /// `[heads * head_dim]`.
-    QBias,
-    /// `[kv_heads * head_dim]`.
-    KBias,
-    /// `[kv_heads * head_dim]`.
-    VBias,
-    /// `[hidden]`.
-    OBias,
+    /// `[hidden]`, a norm of what attention adds to the residual stream.
+    AttnPostNorm,
     /// `[hidden]`, the norm before the feed-forward block.
     MlpNorm,
+    /// `[2 ffn, hidden]`: a file's name for the two below in one tensor.
+    GateUp,
     /// `[ffn, hidden]`.
     Gate,
     /// `[ffn, hidden]`.
     Up,
     /// `[hidden, ffn]`.
     Down,
-    /// `[ffn]`.
-    GateBias,
-    /// `[ffn]`.
-    UpBias,
-    /// `[hidden]`.
-    DownBias,
+    /// `[hidden]`, a norm of what the feed-forward block adds.
+    MlpPostNorm,
+    /// `[experts, hidden]`.
+    Router,
+    /// `[expert ffn, hidden]`, one for each expert.
+    ExpertGate,
+    /// `[expert ffn, hidden]`, one for each expert.
+    ExpertUp,
+    /// `[hidden, expert ffn]`, one for each expert.
+    ExpertDown,
+    /// `[1, hidden]`, the gate of the shared expert.
+    SharedRouter,
+    /// `[shared ffn, hidden]`.
+    SharedGate,
+    /// `[shared ffn, hidden]`.
+    SharedUp,
+    /// `[hidden, shared ffn]`.
+    SharedDown,
 }
 
-/// A tensor a model of some configuration has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Expected {
+/// A projection or norm consists of a weight and perhaps a bias `[out]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// Its shape is the role's.
+    Weight,
+    /// As long as the weight has rows.
+    Bias,
+}
+
+/// One weight of a model, wherever it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Slot {
     /// What it is for.
     pub role: Role,
+    /// Weight or bias.
+    pub part: Part,
     /// Layer, from 0; 0 for the tensors of no layer.
     pub layer: usize,
+    /// Expert, from 0; 0 for what belongs to none.
+    pub expert: usize,
+}
+
+/// Where a weight lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The stored tensor.
+    pub name: String,
+    /// Its whole shape.
+    pub stored: Vec<usize>,
+    /// Which of its rows are the weight, all leading axes flattened.
+    pub rows: Range<usize>,
+    /// The weight's own shape.
+    pub shape: Vec<usize>,
+}
+
+/// A tensor that a model of some configuration has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
     /// Its name in the format asked for.
     pub name: String,
     /// Row-major.
     pub shape: Vec<usize>,
     /// Whether the model works without it.
     pub optional: bool,
+    /// Whether quantised blocks cannot be taken.
+    pub plain: bool,
 }
 
 impl Role {
-    const GLOBAL: [Role; 4] = [Self::TokenEmbedding, Self::OutputNorm, Self::Output, Self::RopeFactors];
-    const LAYER: [Role; 16] = [
+    const GLOBAL: [Role; 6] = [
+        Self::TokenEmbedding,
+        Self::OutputNorm,
+        Self::Output,
+        Self::RopeFactors,
+        Self::RopeShortFactors,
+        Self::RopeLongFactors,
+    ];
+    const LAYER: [Role; 21] = [
         Self::AttnNorm,
         Self::Q,
         Self::K,
         Self::V,
+        Self::QNorm,
+        Self::KNorm,
         Self::O,
-        Self::QBias,
-        Self::KBias,
-        Self::VBias,
-        Self::OBias,
+        Self::AttnPostNorm,
         Self::MlpNorm,
         Self::Gate,
         Self::Up,
         Self::Down,
-        Self::GateBias,
-        Self::UpBias,
-        Self::DownBias,
+        Self::MlpPostNorm,
+        Self::Router,
+        Self::ExpertGate,
+        Self::ExpertUp,
+        Self::ExpertDown,
+        Self::SharedRouter,
+        Self::SharedGate,
+        Self::SharedUp,
+        Self::SharedDown,
     ];
 
-    /// Names in safetensors and in GGUF; in both, those of a layer follow its prefix.
-    fn names(self) -> (&'static str, &'static str) {
-        match self {
-            Self::TokenEmbedding => ("model.embed_tokens.weight", "token_embd.weight"),
-            Self::OutputNorm => ("model.norm.weight", "output_norm.weight"),
-            Self::Output => ("lm_head.weight", "output.weight"),
-            Self::RopeFactors => ("rope_freqs.weight", "rope_freqs.weight"),
-            Self::AttnNorm => ("input_layernorm.weight", "attn_norm.weight"),
-            Self::Q => ("self_attn.q_proj.weight", "attn_q.weight"),
-            Self::K => ("self_attn.k_proj.weight", "attn_k.weight"),
-            Self::V => ("self_attn.v_proj.weight", "attn_v.weight"),
-            Self::O => ("self_attn.o_proj.weight", "attn_output.weight"),
-            Self::QBias => ("self_attn.q_proj.bias", "attn_q.bias"),
-            Self::KBias => ("self_attn.k_proj.bias", "attn_k.bias"),
-            Self::VBias => ("self_attn.v_proj.bias", "attn_v.bias"),
-            Self::OBias => ("self_attn.o_proj.bias", "attn_output.bias"),
-            Self::MlpNorm => ("post_attention_layernorm.weight", "ffn_norm.weight"),
-            Self::Gate => ("mlp.gate_proj.weight", "ffn_gate.weight"),
-            Self::Up => ("mlp.up_proj.weight", "ffn_up.weight"),
-            Self::Down => ("mlp.down_proj.weight", "ffn_down.weight"),
-            Self::GateBias => ("mlp.gate_proj.bias", "ffn_gate.bias"),
-            Self::UpBias => ("mlp.up_proj.bias", "ffn_up.bias"),
-            Self::DownBias => ("mlp.down_proj.bias", "ffn_down.bias"),
-        }
+    fn is_expert(self) -> bool {
+        matches!(self, Self::ExpertGate | Self::ExpertUp | Self::ExpertDown)
     }
 
-    /// Whether a model of this configuration has such a tensor in a file of this format.
-    fn applies(self, config: &ModelConfig, format: Format) -> bool {
-        match self {
-            // A tied safetensors file may repeat the embedding; in GGUF that makes it untied.
-            Self::Output => !config.tied_embeddings || format == Format::Safetensors,
-            Self::RopeFactors => config.rope.scaling == RopeScaling::FrequencyFactors,
-            Self::QBias | Self::KBias | Self::VBias => config.qkv_bias,
-            Self::OBias => config.attn_out_bias,
-            Self::GateBias | Self::UpBias | Self::DownBias => config.mlp_bias,
-            _ => true,
-        }
+    fn is_rope_factors(self) -> bool {
+        matches!(self, Self::RopeFactors | Self::RopeShortFactors | Self::RopeLongFactors)
     }
 
-    fn shape(self, config: &ModelConfig) -> Vec<usize> {
-        let (hidden, ffn) = (config.hidden_size, config.ffn_size);
-        let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    /// The tensor that holds this role together with others, if the file has it so.
+    fn fused(self, config: &ModelConfig) -> Option<Role> {
         match self {
-            Self::TokenEmbedding | Self::Output => vec![config.vocab_size, hidden],
-            Self::OutputNorm | Self::AttnNorm | Self::MlpNorm => vec![hidden],
-            Self::RopeFactors => vec![config.rope.dim / 2],
-            Self::Q => vec![q, hidden],
-            Self::K | Self::V => vec![kv, hidden],
-            Self::O => vec![hidden, q],
-            Self::QBias => vec![q],
-            Self::KBias | Self::VBias => vec![kv],
-            Self::OBias | Self::DownBias => vec![hidden],
-            Self::Gate | Self::Up => vec![ffn, hidden],
-            Self::Down => vec![hidden, ffn],
-            Self::GateBias | Self::UpBias => vec![ffn],
+            Self::Q | Self::K | Self::V if config.storage.fused_qkv => Some(Self::Qkv),
+            Self::Gate | Self::Up if config.storage.fused_gate_up => Some(Self::GateUp),
+            _ => None,
         }
     }
 }
 
-/// The name of a tensor; `layer` matters for those of a layer only.
-///
-/// [`Role::RopeFactors`] has no counterpart in safetensors and keeps its GGUF name, which no
-/// such file contains.
-pub fn name(format: Format, role: Role, layer: usize) -> String {
-    let (hf, gguf) = role.names();
-    let in_layer = Role::LAYER.contains(&role);
-    match format {
-        Format::Safetensors if in_layer => format!("model.layers.{layer}.{hf}"),
-        Format::Gguf if in_layer => format!("blk.{layer}.{gguf}"),
-        Format::Safetensors => hf.to_owned(),
-        Format::Gguf => gguf.to_owned(),
+impl Slot {
+    /// The weight of a role in a layer; `layer` is 0 for those of no layer.
+    pub fn weight(role: Role, layer: usize) -> Slot {
+        Slot { role, part: Part::Weight, layer, expert: 0 }
     }
+
+    /// The weight of one expert.
+    pub fn expert(role: Role, layer: usize, expert: usize) -> Slot {
+        Slot { expert, ..Slot::weight(role, layer) }
+    }
+
+    /// The bias that goes with a weight.
+    pub fn bias(self) -> Slot {
+        Slot { part: Part::Bias, ..self }
+    }
+
+    /// Whether a model of this configuration has such a weight, in a file of this format or at all.
+    pub fn exists(&self, config: &ModelConfig, format: Format) -> bool {
+        match self.part {
+            Part::Weight => self.weight_exists(config, format),
+            Part::Bias => self.bias_exists(config) && self.weight_exists(config, format),
+        }
+    }
+
+    fn weight_exists(&self, config: &ModelConfig, format: Format) -> bool {
+        use Role::*;
+        let moe =
+            config.moe.as_ref().filter(|_| config.layers.get(self.layer).is_some_and(|layer| layer.moe));
+        let shared = moe.and_then(|moe| moe.shared.as_ref());
+        let factors =
+            |wanted: fn(&RopeScaling) -> bool| config.ropes.iter().any(|rope| wanted(&rope.scaling));
+        match self.role {
+            // A tied safetensors file may repeat the embedding; in GGUF that makes it untied.
+            Output => !config.tied_embeddings || format == Format::Safetensors,
+            RopeFactors => factors(|scaling| *scaling == RopeScaling::FrequencyFactors),
+            RopeShortFactors | RopeLongFactors => {
+                factors(|scaling| matches!(scaling, RopeScaling::LongRope { factors: Factors::Tensors, .. }))
+            }
+            AttnNorm => config.block.attn_norm,
+            AttnPostNorm => config.block.attn_post_norm,
+            MlpNorm => config.block.mlp_norm,
+            MlpPostNorm => config.block.mlp_post_norm,
+            QNorm | KNorm => config.attention.qk_norm != QkNorm::None,
+            Gate => moe.is_none() && config.mlp.gated,
+            Up | Down => moe.is_none(),
+            Router | ExpertGate | ExpertUp | ExpertDown => moe.is_some(),
+            SharedRouter => shared.is_some_and(|shared| shared.gated),
+            SharedGate | SharedUp | SharedDown => shared.is_some(),
+            TokenEmbedding | OutputNorm | Q | K | V | O => true,
+            Qkv | GateUp => false,
+        }
+    }
+
+    fn bias_exists(&self, config: &ModelConfig) -> bool {
+        use Role::*;
+        match self.role {
+            OutputNorm | AttnNorm | AttnPostNorm | MlpNorm | MlpPostNorm => config.norm.bias,
+            Q | K | V => config.attention.qkv_bias,
+            O => config.attention.out_bias,
+            Gate | Up | Down => config.mlp.bias,
+            Output => config.output_bias,
+            _ => false,
+        }
+    }
+
+    fn shape(&self, config: &ModelConfig) -> Vec<usize> {
+        let weight = weight_shape(self.role, config);
+        match self.part {
+            Part::Weight => weight,
+            Part::Bias => weight[..1].to_vec(),
+        }
+    }
+
+    /// Where a file of this format keeps it. It [exists](Self::exists).
+    pub fn place(&self, config: &ModelConfig, format: Format) -> Place {
+        let shape = self.shape(config);
+        let holder = self.role.fused(config).unwrap_or(self.role);
+        let name = names::of(config.family, format, Slot { role: holder, ..*self }, config.storage);
+        let rows = leading(&shape);
+        let (stored, start) = if holder != self.role {
+            self.in_fused(holder, config, &shape)
+        } else if self.role.is_expert() && config.storage.merged_experts {
+            let experts = config.moe.as_ref().map_or(0, |moe| moe.experts);
+            ([&[experts], shape.as_slice()].concat(), self.expert * rows)
+        } else if self.role == Role::SharedRouter && format == Format::Gguf {
+            // Converters drop axes of length 1.
+            return Place { name, stored: shape[1..].to_vec(), rows: 0..shape[1], shape };
+        } else {
+            (shape.clone(), 0)
+        };
+        Place { name, stored, rows: start..start + rows, shape }
+    }
+
+    /// Shape of the tensor that holds several roles, and the first row of this one.
+    fn in_fused(&self, holder: Role, config: &ModelConfig, shape: &[usize]) -> (Vec<usize>, usize) {
+        let parts: &[Role] = match holder {
+            Role::Qkv => &[Role::Q, Role::K, Role::V],
+            _ => &[Role::Gate, Role::Up],
+        };
+        let rows = |role: &Role| weight_shape(*role, config)[0];
+        let before = parts.iter().take_while(|role| **role != self.role).map(rows).sum();
+        let mut stored = shape.to_vec();
+        stored[0] = parts.iter().map(rows).sum();
+        (stored, before)
+    }
+}
+
+/// Rows of a tensor: all axes but the last flattened; of a vector, its elements.
+pub fn leading(shape: &[usize]) -> usize {
+    match shape {
+        [only] => *only,
+        [leading @ .., _] => leading.iter().product(),
+        [] => 1,
+    }
+}
+
+fn weight_shape(role: Role, config: &ModelConfig) -> Vec<usize> {
+    use Role::*;
+    let (hidden, ffn) = (config.hidden_size, config.mlp.size);
+    let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    let expert = config.moe.as_ref().map_or(0, |moe| moe.size);
+    let shared = config.moe.as_ref().and_then(|moe| moe.shared.as_ref()).map_or(0, |shared| shared.size);
+    let per_head = config.attention.qk_norm == QkNorm::Head;
+    match role {
+        TokenEmbedding | Output => vec![config.vocab_size, hidden],
+        OutputNorm | AttnNorm | AttnPostNorm | MlpNorm | MlpPostNorm => vec![hidden],
+        RopeFactors | RopeShortFactors | RopeLongFactors => {
+            vec![config.ropes.first().map_or(0, |rope| rope.dim / 2)]
+        }
+        Qkv => vec![q + 2 * kv, hidden],
+        Q => vec![q, hidden],
+        K | V => vec![kv, hidden],
+        QNorm => vec![if per_head { config.head_dim } else { q }],
+        KNorm => vec![if per_head { config.head_dim } else { kv }],
+        O => vec![hidden, q],
+        GateUp => vec![2 * ffn, hidden],
+        Gate | Up => vec![ffn, hidden],
+        Down => vec![hidden, ffn],
+        Router => vec![config.moe.as_ref().map_or(0, |moe| moe.experts), hidden],
+        ExpertGate | ExpertUp => vec![expert, hidden],
+        ExpertDown => vec![hidden, expert],
+        SharedRouter => vec![1, hidden],
+        SharedGate | SharedUp => vec![shared, hidden],
+        SharedDown => vec![hidden, shared],
+    }
+}
+
+/// Every weight a model of this configuration has in that format, layer by layer.
+pub fn slots(config: &ModelConfig, format: Format) -> impl Iterator<Item = Slot> + '_ {
+    let global = Role::GLOBAL.iter().map(|&role| Slot::weight(role, 0));
+    let layers = (0..config.layers.len())
+        .flat_map(|layer| Role::LAYER.iter().map(move |&role| Slot::weight(role, layer)));
+    let experts = config.moe.as_ref().map_or(0, |moe| moe.experts);
+    global
+        .chain(layers)
+        .flat_map(move |slot| {
+            let count = if slot.role.is_expert() { experts } else { 1 };
+            (0..count).map(move |expert| Slot { expert, ..slot })
+        })
+        .flat_map(|slot| [slot, slot.bias()])
+        .filter(move |slot| slot.exists(config, format))
 }
 
 /// Every tensor a model of this configuration has in that format, layer by layer.
 pub fn expected(config: &ModelConfig, format: Format) -> Vec<Expected> {
-    let global = Role::GLOBAL.iter().map(|&role| (role, 0));
-    let layers = (0..config.layers).flat_map(|at| Role::LAYER.iter().map(move |&role| (role, at)));
-    global
-        .chain(layers)
-        .filter(|(role, _)| role.applies(config, format))
-        .map(|(role, layer)| Expected {
-            role,
-            layer,
-            name: name(format, role, layer),
-            shape: role.shape(config),
-            optional: role == Role::Output && config.tied_embeddings,
-        })
-        .collect()
+    let mut seen = HashSet::new();
+    let mut all = Vec::new();
+    for slot in slots(config, format) {
+        let place = slot.place(config, format);
+        if seen.insert(place.name.clone()) {
+            all.push(Expected {
+                name: place.name,
+                shape: place.stored,
+                optional: slot.role == Role::Output && config.tied_embeddings,
+                plain: slot.role.is_rope_factors(),
+            });
+        }
+    }
+    all
 }
 
 /// Checks a model's tensors against its configuration, by their headers alone.
@@ -228,9 +409,7 @@ fn check_one(wanted: &Expected, found: &TensorEntry) -> Result<(), ConfigError> 
     match found.dtype {
         ElementType::Safetensors(Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64) => Ok(()),
         ElementType::Safetensors(other) => refused(&other, "F32, F16, BF16, F64"),
-        ElementType::Ggml(ty) if wanted.role == Role::RopeFactors && ty != GgmlType::F32 => {
-            refused(&ty, "F32")
-        }
+        ElementType::Ggml(ty) if wanted.plain && ty != GgmlType::F32 => refused(&ty, "F32"),
         ElementType::Ggml(_) => Ok(()),
     }
 }
@@ -240,7 +419,7 @@ fn refuse_others<'a>(
     expected: &[Expected],
     names: impl Iterator<Item = &'a str>,
 ) -> Result<(), ConfigError> {
-    let known: std::collections::HashSet<_> = expected.iter().map(|tensor| tensor.name.as_str()).collect();
+    let known: HashSet<_> = expected.iter().map(|tensor| tensor.name.as_str()).collect();
     // Some old files store the rotary frequencies of each layer, which follow from the base.
     let derived = |name: &str| name.ends_with(".attn_rot_embd.weight");
     match names.into_iter().find(|&name| !known.contains(name) && !derived(name)) {
