@@ -77,9 +77,35 @@ pub struct EngineArgs {
     /// Threads for the backend [default: what this machine or container grants]
     #[arg(long, env = "SCONCE_THREADS", value_name = "N", value_parser = positive)]
     pub threads: Option<usize>,
+    /// What a CPU holds weights as that the file stores as plain floats [default: f32, from a billion parameters on q8_0]
+    #[arg(long, env = "SCONCE_CPU_WEIGHTS", value_enum, default_value_t = CpuWeights::Auto)]
+    pub cpu_weights: CpuWeights,
     /// Option for the backend; may be repeated
     #[arg(long, env = "SCONCE_BACKEND_OPT", value_name = "KEY=VALUE", value_parser = key_value)]
     pub backend_opt: Vec<(String, String)>,
+}
+
+/// Types for weights that a file stores as plain floats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CpuWeights {
+    /// `f32`, from a billion parameters on `q8_0`
+    Auto,
+    /// 32 bits each: exact, and twice as large as 16-bit files
+    F32,
+    /// Blocks of 32 with 8 bits each and a scale: four times smaller and faster than f32
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+impl CpuWeights {
+    /// Its name, which backends know too.
+    pub fn name(self) -> &'static str {
+        match self {
+            CpuWeights::Auto => "auto",
+            CpuWeights::F32 => "f32",
+            CpuWeights::Q8_0 => "q8_0",
+        }
+    }
 }
 
 #[cfg(windows)]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use sconce_formats::ModelSource;
 use sconce_plugin_api::abi::codes::{dtype, stage};
 
-use crate::cli::EngineArgs;
+use crate::cli::{CpuWeights, EngineArgs};
 use crate::error::{Error, ModelError};
 use crate::executor::{Executor, InProcess, ModelFacts, StatsReader};
 use crate::metrics::EngineMetrics;
@@ -29,8 +29,19 @@ pub fn plan(args: &EngineArgs, device: &Device, max_sequences: u32) -> LoadPlan 
         max_sequences,
         threads: args.threads.unwrap_or_else(probe::usable_threads) as u32,
         weight_dtype: dtype::AUTO,
-        options: args.backend_opt.clone(),
+        options: options(args, device),
     }
+}
+
+/// The backend's options, with what `--cpu-weights` means for it.
+fn options(args: &EngineArgs, device: &Device) -> Vec<(String, String)> {
+    let mut options = args.backend_opt.clone();
+    match (args.cpu_weights, device.kind) {
+        (CpuWeights::Auto, _) => {}
+        (weights, "cpu") => options.push(("dense_weights".into(), weights.name().into())),
+        (_, other) => tracing::warn!("--cpu-weights has no effect on a device of kind {other}"),
+    }
+    options
 }
 
 /// Loads and warms up on this thread, showing how far it is. `percent` hears it too, and returns false to give up.

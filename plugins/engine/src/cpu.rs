@@ -6,12 +6,15 @@
 mod attention;
 mod simd;
 
+use std::marker::PhantomData;
+
 use candle_core::quantized::QTensor;
 use candle_core::{CpuStorage, Device, Layout, Result, Storage, Tensor};
 use rayon::prelude::*;
+use sconce_formats::Activation;
 
 use crate::matrix::{Linear, Matrix};
-use crate::ops::{CandleOps, Ops, Span};
+use crate::ops::{CandleOps, Ops, Scoring, Span};
 use attention::Job;
 use simd::Kernel;
 
@@ -32,23 +35,27 @@ impl Ops for CpuOps {
         }
     }
 
-    fn silu_gate(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-        let gated = with_f32(gate, |gate| with_f32(up, |up| silu_gate(gate, up)));
-        match gated.flatten() {
+    fn gate(&self, activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        let gated = match activation {
+            Activation::Silu => gate_f32::<Silu>(gate, up),
+            Activation::GeluTanh => gate_f32::<GeluTanh>(gate, up),
+            Activation::GeluErf => None,
+        };
+        match gated {
             Some(values) => Tensor::from_vec(values, gate.shape(), &Device::Cpu),
-            None => CandleOps.silu_gate(gate, up),
+            None => CandleOps.gate(activation, gate, up),
         }
     }
 
-    fn attention(&self, q: &Tensor, spans: &[Span<'_>], scale: f64) -> Result<Tensor> {
+    fn attention(&self, q: &Tensor, spans: &[Span<'_>], scoring: Scoring) -> Result<Tensor> {
         let (tokens, heads, head_dim) = q.dims3()?;
         let mixed = match attention::handles(head_dim) {
-            true => with_f32(q, |q| with_spans(spans, |jobs| attention::run(q, heads, jobs, scale as f32))),
+            true => with_f32(q, |q| with_spans(spans, |jobs| attention::run(q, heads, jobs, scoring))),
             false => None,
         };
         match mixed.flatten() {
             Some(values) => Tensor::from_vec(values, (tokens, heads * head_dim), &Device::Cpu),
-            None => CandleOps.attention(q, spans, scale),
+            None => CandleOps.attention(q, spans, scoring),
         }
     }
 }
@@ -99,27 +106,60 @@ fn with_spans<T>(spans: &[Span<'_>], body: impl FnOnce(&[Job<'_>]) -> T) -> Opti
     Some(body(&jobs))
 }
 
-/// See [`Ops::silu_gate`]; both slices have the same length.
-fn silu_gate(gate: &[f32], up: &[f32]) -> Vec<f32> {
+/// See [`Ops::gate`]; `None` for tensors that are not f32 in host memory.
+fn gate_f32<A: Function>(gate: &Tensor, up: &Tensor) -> Option<Vec<f32>> {
+    with_f32(gate, |gate| with_f32(up, |up| gate_slices::<A>(gate, up))).flatten()
+}
+
+/// Both slices have the same length.
+fn gate_slices<A: Function>(gate: &[f32], up: &[f32]) -> Vec<f32> {
     let mut out = vec![0.0; gate.len()];
     let inputs = gate.par_chunks(GATE_CHUNK).zip(up.par_chunks(GATE_CHUNK));
     out.par_chunks_mut(GATE_CHUNK).zip(inputs).for_each(|(out, (gate, up))| {
-        simd::dispatch(SiluGate { gate, up, out });
+        simd::dispatch(Gate::<A> { gate, up, out, function: PhantomData });
     });
     out
 }
 
-struct SiluGate<'a> {
+/// An activation function as a loop body.
+trait Function {
+    /// Its value; `#[inline(always)]`, as all that a kernel calls.
+    fn at<const FMA: bool>(x: f32) -> f32;
+}
+
+struct Silu;
+
+impl Function for Silu {
+    #[inline(always)]
+    fn at<const FMA: bool>(x: f32) -> f32 {
+        x / (1.0 + simd::exp::<FMA>(-x))
+    }
+}
+
+struct GeluTanh;
+
+impl Function for GeluTanh {
+    /// `(1 + tanh u) / 2` is the sigmoid of `2u`, which needs one exponential.
+    #[inline(always)]
+    fn at<const FMA: bool>(x: f32) -> f32 {
+        const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+        let u = SQRT_2_OVER_PI * x * simd::mul_add::<FMA>(0.044_715 * x, x, 1.0);
+        x / (1.0 + simd::exp::<FMA>(-2.0 * u))
+    }
+}
+
+struct Gate<'a, A> {
     gate: &'a [f32],
     up: &'a [f32],
     out: &'a mut [f32],
+    function: PhantomData<A>,
 }
 
-impl Kernel for SiluGate<'_> {
+impl<A: Function> Kernel for Gate<'_, A> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         for ((out, gate), up) in self.out.iter_mut().zip(self.gate).zip(self.up) {
-            *out = gate / (1.0 + simd::exp::<FMA>(-gate)) * up;
+            *out = A::at::<FMA>(*gate) * up;
         }
     }
 }

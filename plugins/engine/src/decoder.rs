@@ -1,7 +1,11 @@
 //! The decoder: one model for every family, driven by its configuration.
 //!
-//! Activations are `[tokens, hidden]` over the flat axis of a ragged step. Which operations run is here,
-//! how they compute is in [`crate::ops`]; lengths and budgets are `kv`'s.
+//! Activations are `[tokens, hidden]` over the flat axis of a ragged step. Which operations run is here and
+//! in the two halves of a layer ([`attention`], [`mlp`]), how they compute is in [`crate::ops`]; lengths and
+//! budgets are `kv`'s.
+
+mod attention;
+mod mlp;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,9 +17,11 @@ use sconce_formats::tensors::Role;
 use crate::error::Result;
 use crate::kv::Sequence;
 use crate::matrix::{Linear, Matrix};
-use crate::ops::{Ops, Span};
+use crate::ops::{Norm, Ops};
 use crate::rope::{RopeRows, RopeTable};
 use crate::weights::Weights;
+use attention::Attention;
+use mlp::FeedForward;
 
 /// A model with its weights in place.
 pub(crate) struct Decoder {
@@ -23,24 +29,21 @@ pub(crate) struct Decoder {
     ops: Arc<dyn Ops>,
     compute: DType,
     device: Device,
-    rope: RopeTable,
+    ropes: Vec<RopeTable>,
     embedding: Matrix,
     blocks: Vec<Block>,
-    output_norm: Tensor,
+    output_norm: Norm,
     output: Linear,
 }
 
-/// One layer.
+/// One layer. Norms that the family does not have are absent.
 struct Block {
-    attn_norm: Tensor,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    o: Linear,
-    mlp_norm: Tensor,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
+    attn_norm: Option<Norm>,
+    attention: Attention,
+    attn_post_norm: Option<Norm>,
+    mlp_norm: Option<Norm>,
+    mlp: FeedForward,
+    mlp_post_norm: Option<Norm>,
 }
 
 /// One step over sequences that have room for it.
@@ -70,20 +73,27 @@ pub(crate) struct Rows {
 }
 
 impl Decoder {
-    /// Takes every weight of the configuration out of `weights`.
-    pub fn new(config: ModelConfig, ops: Arc<dyn Ops>, weights: &mut Weights<'_>) -> Result<Decoder> {
+    /// Takes every weight of the configuration out of `weights`. `context`: the longest sequence there will be.
+    pub fn new(
+        config: ModelConfig,
+        context: usize,
+        ops: Arc<dyn Ops>,
+        weights: &mut Weights<'_>,
+    ) -> Result<Decoder> {
         let (compute, device) = (weights.compute(), weights.device().clone());
         let factors = weights.rope_factors()?;
-        let rope = RopeTable::new(&config.rope, factors.as_deref(), compute, &device)?;
+        let table = |rope| RopeTable::new(rope, &factors, context, compute, &device);
+        let ropes = config.ropes.iter().map(table).collect::<candle_core::Result<_>>()?;
         let embedding = weights.matrix(Role::TokenEmbedding, 0)?;
-        let blocks = (0..config.layers).map(|layer| Block::new(weights, layer)).collect::<Result<_>>()?;
-        let output_norm = weights.vector(Role::OutputNorm, 0)?;
+        let blocks = (0..config.layers.len())
+            .map(|layer| Block::new(&config, weights, layer))
+            .collect::<Result<_>>()?;
+        let output_norm = weights.required_norm(Role::OutputNorm, 0)?;
         let output = match config.tied_embeddings {
-            true => embedding.clone(),
-            false => weights.matrix(Role::Output, 0)?,
+            true => Linear { weight: embedding.clone(), bias: weights.bias(Role::Output, 0)? },
+            false => weights.linear(Role::Output, 0)?,
         };
-        let output = Linear { weight: output, bias: None };
-        Ok(Decoder { config, ops, compute, device, rope, embedding, blocks, output_norm, output })
+        Ok(Decoder { config, ops, compute, device, ropes, embedding, blocks, output_norm, output })
     }
 
     /// What was loaded.
@@ -95,11 +105,15 @@ impl Decoder {
     ///
     /// `poll` is asked before each layer and stops the step with its error. `None` if no row is wanted.
     pub fn forward(&mut self, step: &Step<'_>, poll: impl Fn() -> Result<()>) -> Result<Option<Rows>> {
-        let rope = self.rope.rows(&positions(step))?;
-        let mut x = self.embedding.rows(&Tensor::new(step.tokens, &self.device)?, self.compute)?;
+        let positions = positions(step);
+        let rows = |table: &mut RopeTable| table.rows(&positions);
+        let ropes = self.ropes.iter_mut().map(rows).collect::<candle_core::Result<Vec<_>>>()?;
+        let x = self.embedding.rows(&Tensor::new(step.tokens, &self.device)?, self.compute)?;
+        let mut x = scaled(x, self.config.embedding_scale)?;
         for (layer, block) in self.blocks.iter().enumerate() {
             poll()?;
-            x = self.block(&x, block, layer, step, &rope)?;
+            let rope = self.config.layers[layer].rope.map(|rope| &ropes[rope]);
+            x = self.block(&x, block, layer, step, rope)?;
         }
         poll()?;
         match step.wanted {
@@ -114,73 +128,57 @@ impl Decoder {
         block: &Block,
         layer: usize,
         step: &Step<'_>,
-        rope: &RopeRows,
+        rope: Option<&RopeRows>,
     ) -> Result<Tensor> {
-        let normed = self.ops.rms_norm(x, &block.attn_norm, self.config.norm_eps)?;
-        let x = (x + self.attention(&normed, block, layer, step, rope)?)?;
-        let normed = self.ops.rms_norm(&x, &block.mlp_norm, self.config.norm_eps)?;
-        Ok((&x + self.mlp(&normed, block)?)?)
+        let normed = self.normed(x, &block.attn_norm)?;
+        let attended = block.attention.forward(&*self.ops, &normed, layer, step, rope)?;
+        let attended = self.normed(&attended, &block.attn_post_norm)?;
+        let attended = scaled(attended, self.config.residual_scale)?;
+        let sum = (x + attended)?;
+        let input = match (self.config.block.parallel, &block.mlp_norm) {
+            (true, None) => normed,
+            (true, norm) => self.normed(x, norm)?,
+            (false, norm) => self.normed(&sum, norm)?,
+        };
+        let added = self.normed(&block.mlp.forward(&*self.ops, &input)?, &block.mlp_post_norm)?;
+        Ok((sum + scaled(added, self.config.residual_scale)?)?)
     }
 
-    fn attention(
-        &self,
-        x: &Tensor,
-        block: &Block,
-        layer: usize,
-        step: &Step<'_>,
-        rope: &RopeRows,
-    ) -> Result<Tensor> {
-        let ModelConfig { heads, kv_heads, head_dim, .. } = self.config;
-        let tokens = x.dim(0)?;
-        let projected = self.ops.linears(x, &[&block.q, &block.k, &block.v])?;
-        let split = |part: usize, heads: usize| projected[part].reshape((tokens, heads, head_dim));
-        let q = self.ops.rope(&split(0, heads)?, rope)?;
-        let k = self.ops.rope(&split(1, kv_heads)?, rope)?;
-        let v = split(2, kv_heads)?;
-        let cached = step.parts.iter().map(|part| append(part, layer, &k, &v)).collect::<Result<Vec<_>>>()?;
-        let spans: Vec<Span<'_>> = step.parts.iter().zip(&cached).map(span).collect();
-        let mixed = self.ops.attention(&q, &spans, (head_dim as f64).powf(-0.5))?;
-        Ok(self.ops.linear(&mixed, &block.o)?)
-    }
-
-    fn mlp(&self, x: &Tensor, block: &Block) -> Result<Tensor> {
-        let projected = self.ops.linears(x, &[&block.gate, &block.up])?;
-        let gated = self.ops.silu_gate(&projected[0], &projected[1])?;
-        Ok(self.ops.linear(&gated, &block.down)?)
+    fn normed(&self, x: &Tensor, norm: &Option<Norm>) -> Result<Tensor> {
+        match norm {
+            Some(norm) => Ok(self.ops.norm(x, norm)?),
+            None => Ok(x.clone()),
+        }
     }
 
     /// Final norm and output projection of the wanted rows only: of a prompt, usually one.
     fn head(&self, x: &Tensor, wanted: &[u32]) -> Result<Rows> {
         let rows = x.index_select(&Tensor::new(wanted, &self.device)?, 0)?;
-        let hidden = self.ops.rms_norm(&rows, &self.output_norm, self.config.norm_eps)?;
-        let logits = self.ops.linear(&hidden, &self.output)?;
+        let hidden = self.ops.norm(&rows, &self.output_norm)?;
+        let mut logits = scaled(self.ops.linear(&hidden, &self.output)?, self.config.logit_scale)?;
+        if let Some(cap) = self.config.logit_softcap {
+            logits = ((logits / cap)?.tanh()? * cap)?;
+        }
         Ok(Rows { hidden, logits })
     }
 }
 
 impl Block {
-    fn new(weights: &mut Weights<'_>, layer: usize) -> Result<Block> {
+    fn new(config: &ModelConfig, weights: &mut Weights<'_>, layer: usize) -> Result<Block> {
         Ok(Block {
-            attn_norm: weights.vector(Role::AttnNorm, layer)?,
-            q: linear(weights, Role::Q, Role::QBias, layer)?,
-            k: linear(weights, Role::K, Role::KBias, layer)?,
-            v: linear(weights, Role::V, Role::VBias, layer)?,
-            o: linear(weights, Role::O, Role::OBias, layer)?,
-            mlp_norm: weights.vector(Role::MlpNorm, layer)?,
-            gate: linear(weights, Role::Gate, Role::GateBias, layer)?,
-            up: linear(weights, Role::Up, Role::UpBias, layer)?,
-            down: linear(weights, Role::Down, Role::DownBias, layer)?,
+            attn_norm: weights.norm(Role::AttnNorm, layer)?,
+            attention: Attention::new(config, weights, layer)?,
+            attn_post_norm: weights.norm(Role::AttnPostNorm, layer)?,
+            mlp_norm: weights.norm(Role::MlpNorm, layer)?,
+            mlp: FeedForward::new(config, weights, layer)?,
+            mlp_post_norm: weights.norm(Role::MlpPostNorm, layer)?,
         })
     }
 }
 
-fn linear(weights: &mut Weights<'_>, weight: Role, bias: Role, layer: usize) -> Result<Linear> {
-    let weight = weights.matrix(weight, layer)?;
-    let bias = match weights.expects(bias) {
-        true => Some(weights.vector(bias, layer)?),
-        false => None,
-    };
-    Ok(Linear { weight, bias })
+/// `factor * x`, free of cost for the factor that most models have.
+fn scaled(x: Tensor, factor: f64) -> candle_core::Result<Tensor> {
+    if factor == 1.0 { Ok(x) } else { x * factor }
 }
 
 /// The position of every token of a step.
@@ -190,18 +188,6 @@ fn positions(step: &Step<'_>) -> Vec<u32> {
         past as u32..(past + part.rows.len()) as u32
     };
     step.parts.iter().flat_map(of).collect()
-}
-
-/// Writes one sequence's new keys and values, and returns views of all it now has.
-fn append(part: &Part<'_>, layer: usize, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
-    let (start, new, past) = (part.rows.start, part.rows.len(), part.sequence.len());
-    let layer = part.sequence.layer(layer);
-    layer.write(&k.narrow(0, start, new)?, &v.narrow(0, start, new)?, past)?;
-    Ok(layer.view(past + new)?)
-}
-
-fn span<'a>((part, (keys, values)): (&Part<'_>, &'a (Tensor, Tensor))) -> Span<'a> {
-    Span { rows: part.rows.clone(), past: part.sequence.len(), keys, values }
 }
 
 #[cfg(test)]

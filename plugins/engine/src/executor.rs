@@ -29,6 +29,8 @@ pub(crate) struct Facts {
     pub quantised_bytes: u64,
     pub dense_bytes: u64,
     pub compute: DType,
+    /// Dense weights were packed to Q8_0.
+    pub packed: bool,
     pub max_context: usize,
 }
 
@@ -107,12 +109,16 @@ impl EngineExecutor {
 impl Executor for EngineExecutor {
     fn info(&self) -> ModelInfo {
         let config = self.decoder.config();
-        let quantised = self.facts.quantised_bytes > 0;
         let compute = wire(self.facts.compute);
+        let weights = match &self.facts {
+            Facts { packed: true, quantised_bytes: 1.., .. } => dtype::Q8_0,
+            Facts { quantised_bytes: 1.., .. } => dtype::QUANTISED,
+            _ => compute,
+        };
         ModelInfo {
             architecture: config.family.name.into(),
             vocab: config.vocab_size as u32,
-            layers: config.layers as u32,
+            layers: config.layers.len() as u32,
             heads: config.heads as u32,
             kv_heads: config.kv_heads as u32,
             head_dim: config.head_dim as u32,
@@ -124,7 +130,7 @@ impl Executor for EngineExecutor {
             kv_capacity_tokens: self.cache.total_tokens() as u64,
             caps: CAPS,
             compute_dtype: compute,
-            weight_dtype: if quantised { dtype::QUANTISED } else { compute },
+            weight_dtype: weights,
             kv_dtype: compute,
             _pad: 0,
             ext: RVec::new(),

@@ -1,10 +1,12 @@
 //! From a load request to an executor: what is chosen, what is refused, how large the KV cache may be.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use sconce_formats::{ElementType, Format, ModelHeader, ModelSource, TensorEntry, tensors};
-use sconce_plugin_api::sdk::codes::{source, stage};
+use sconce_formats::tensors::{self, Part, Role, Slot};
+use sconce_formats::{ElementType, Format, ModelHeader, ModelSource, TensorEntry};
+use sconce_plugin_api::sdk::codes::{dtype, source, stage};
 use sconce_plugin_api::sdk::{self, LoadRequest, Loaded, Options, Progress};
 use serde_json::{Map, Value};
 
@@ -13,13 +15,15 @@ use crate::error::{EngineError, Result};
 use crate::executor::{EngineExecutor, Facts};
 use crate::kv::{BLOCK, KvCache, Layout, Limits};
 use crate::stats::{Counters, EngineStats};
-use crate::target::{Target, Types};
+use crate::target::{DenseAs, Target, Types, wire};
 use crate::weights::{Weights, report};
 
 /// Share of the memory left beside weights and packed copies that an automatic KV budget takes.
 const KV_SHARE: f64 = 0.5;
 /// Option with a JSON object whose keys replace those of `config.json`; for tests and verification.
 const CONFIG_OVERRIDES: &str = "config_overrides";
+/// Option that says what becomes of weights that are dense in the file: `auto`, `f32` or `q8_0`.
+const DENSE_WEIGHTS: &str = "dense_weights";
 
 /// Loads a model onto `target`.
 ///
@@ -41,18 +45,24 @@ fn load_onto(
     progress: &mut Progress<'_>,
 ) -> Result<Loaded<EngineExecutor>> {
     let types = Types::choose(target.compute, request.weight_dtype, request.kv_dtype)?;
-    let overrides = overrides(&Options::of(request))?;
+    let options = Options::of(request);
+    let overrides = overrides(&options)?;
+    let dense = dense_weights(&options)?;
     let header = sconce_formats::model::open(model_source(&request.source)?, overrides.as_ref())?;
+    let types = types.settle(dense, header.config.parameters());
+    say_types(&header, types, dense);
     check_weights_fit(&target, &header, types)?;
-    let mut progress = report(progress, loaded(&header).map(|entry| entry.bytes).sum());
+    let context = context(request, &header);
+    let mut progress = report(progress, loaded(&header).map(|(_, entry)| entry.bytes).sum());
     let mut weights = Weights::open(&header, &target.device, types, &mut progress)?;
-    let decoder = Decoder::new(header.config.clone(), target.ops.clone(), &mut weights)?;
+    let decoder = Decoder::new(header.config.clone(), context, target.ops.clone(), &mut weights)?;
     let (quantised, dense) = (weights.quantised_bytes, weights.dense_bytes);
     let facts = Facts {
         quantised_bytes: quantised,
         dense_bytes: dense,
         compute: types.compute,
-        max_context: context(request, &header),
+        packed: types.dense == DenseAs::Q8_0,
+        max_context: context,
     };
     let cache = cache(&target, request, &header, &facts)?;
     let counters = Arc::new(Counters::default());
@@ -89,6 +99,18 @@ fn overrides(options: &Options<'_>) -> Result<Option<Map<String, Value>>> {
     }
 }
 
+fn dense_weights(options: &Options<'_>) -> Result<DenseAs> {
+    match options.get(DENSE_WEIGHTS) {
+        None | Some("auto") => Ok(DenseAs::Undecided),
+        Some("f32") => Ok(DenseAs::Compute),
+        Some("q8_0") => Ok(DenseAs::Q8_0),
+        Some(other) => {
+            let reason = format!("{other} is not auto, f32 or q8_0");
+            Err(EngineError::Option { key: DENSE_WEIGHTS, reason })
+        }
+    }
+}
+
 /// Longest sequence: as asked for, or as trained.
 fn context(request: &LoadRequest, header: &ModelHeader) -> usize {
     let trained = header.config.context_length;
@@ -103,18 +125,42 @@ fn context(request: &LoadRequest, header: &ModelHeader) -> usize {
     }
 }
 
+/// Says what dense weights become, which decides speed, memory and, in the last digits, the answers.
+fn say_types(header: &ModelHeader, types: Types, asked: DenseAs) {
+    let stored = loaded(header).find(|(slot, _)| slot.role == Role::Q).map(|(_, entry)| entry.dtype);
+    let is_float = |ty: ElementType| !matches!(ty, ElementType::Ggml(ty) if !ty.is_float());
+    let Some(stored) = stored.filter(|ty| is_float(*ty)) else { return };
+    let held = match types.dense {
+        DenseAs::Q8_0 => "q8_0",
+        _ => dtype::name(wire(types.compute)),
+    };
+    let why = if asked == DenseAs::Undecided { "automatic" } else { "as asked" };
+    tracing::info!("weights stored as {stored} are held as {held} ({why})");
+}
+
 /// The tensors of a file that a load takes: not those the model knows nothing of, nor the copy of the embedding
-/// that some files with tied embeddings carry.
-pub(crate) fn loaded(header: &ModelHeader) -> impl Iterator<Item = &TensorEntry> {
-    let needed = tensors::expected(&header.config, header.source.format).into_iter();
-    needed.filter(|tensor| !tensor.optional).filter_map(|tensor| header.tensors.get(&tensor.name))
+/// that some files with tied embeddings carry. Of what shares a tensor, the first stands for it.
+pub(crate) fn loaded(header: &ModelHeader) -> impl Iterator<Item = (Slot, &TensorEntry)> {
+    let (config, format) = (&header.config, header.source.format);
+    let mut seen = HashSet::new();
+    tensors::slots(config, format)
+        .filter(|slot| !(slot.role == Role::Output && config.tied_embeddings))
+        .filter_map(move |slot| {
+            let name = slot.place(config, format).name;
+            let entry = header.tensors.get(&name)?;
+            seen.insert(name).then_some((slot, entry))
+        })
 }
 
 /// Bytes a tensor takes on the device, and whether they are allocated (a mapped file is not).
-pub(crate) fn device_bytes(entry: &TensorEntry, types: Types) -> (u64, bool) {
+pub(crate) fn device_bytes((slot, entry): (Slot, &TensorEntry), types: Types) -> (u64, bool) {
     let elements: u64 = entry.shape.iter().map(|dim| *dim as u64).product();
     match entry.dtype {
         ElementType::Ggml(ty) if !ty.is_float() && !types.expand => (entry.bytes, false),
+        _ if slot.part == Part::Weight && entry.shape.len() > 1 && types.packs(slot.role, &entry.shape) => {
+            // Q8_0 has a scale of two bytes for each block of 32.
+            (elements / 32 * 34, true)
+        }
         _ => (elements * types.compute.size_in_bytes() as u64, true),
     }
 }
@@ -122,7 +168,7 @@ pub(crate) fn device_bytes(entry: &TensorEntry, types: Types) -> (u64, bool) {
 /// Refuses weights that cannot fit before reading them for minutes.
 fn check_weights_fit(target: &Target, header: &ModelHeader, types: Types) -> Result<()> {
     let on_host = target.device.is_cpu();
-    let sizes = loaded(header).map(|entry| device_bytes(entry, types));
+    let sizes = loaded(header).map(|tensor| device_bytes(tensor, types));
     let need_bytes: u64 = sizes.filter(|(_, allocated)| *allocated || !on_host).map(|(bytes, _)| bytes).sum();
     match (target.free_memory)() {
         Some(free_bytes) if need_bytes > free_bytes => Err(EngineError::OutOfMemory {
@@ -138,7 +184,7 @@ fn check_weights_fit(target: &Target, header: &ModelHeader, types: Types) -> Res
 fn cache(target: &Target, request: &LoadRequest, header: &ModelHeader, facts: &Facts) -> Result<KvCache> {
     let config = &header.config;
     let layout = Layout {
-        layers: config.layers,
+        layers: config.layers.len(),
         kv_heads: config.kv_heads,
         head_dim: config.head_dim,
         dtype: facts.compute,

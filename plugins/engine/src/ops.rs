@@ -9,7 +9,8 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 use candle_nn::ops as nn;
-use sconce_formats::RopeLayout;
+use sconce_formats::config::NormKind;
+use sconce_formats::{Activation, RopeLayout};
 
 use crate::matrix::Linear;
 pub use crate::rope::RopeRows;
@@ -24,6 +25,30 @@ pub struct Span<'a> {
     pub keys: &'a Tensor,
     /// As `keys`.
     pub values: &'a Tensor,
+}
+
+/// How queries are compared with keys.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scoring {
+    /// Factor of the scores.
+    pub scale: f64,
+    /// Scores become `cap * tanh(scores / cap)` before the mask.
+    pub softcap: Option<f64>,
+    /// A token sees itself and the `window - 1` tokens before it; `None`: all before it.
+    pub window: Option<usize>,
+}
+
+/// A norm over the last axis.
+#[derive(Debug, Clone)]
+pub struct Norm {
+    /// What is computed.
+    pub kind: NormKind,
+    /// `[n]`.
+    pub weight: Tensor,
+    /// `[n]`, zeros where the model has none; layer norms only.
+    pub bias: Option<Tensor>,
+    /// Added to the mean square or variance.
+    pub epsilon: f64,
 }
 
 /// The hot operations of a decoder. Activations are `[tokens, ...]` over a flat, ragged token axis.
@@ -44,12 +69,20 @@ pub trait Ops: Send + Sync {
         all.iter().map(|linear| self.linear(x, linear)).collect()
     }
 
-    /// `x / rms(x) * weight` over the last axis. `x`: `[tokens, n]`, `weight`: `[n]`.
+    /// A norm over the last axis of `x`: `[tokens, n]`.
     ///
     /// # Errors
     /// A failing device.
-    fn rms_norm(&self, x: &Tensor, weight: &Tensor, epsilon: f64) -> Result<Tensor> {
-        nn::rms_norm(x, weight, epsilon as f32)
+    fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
+        match (norm.kind, &norm.bias) {
+            (NormKind::Rms, _) => nn::rms_norm(x, &norm.weight, norm.epsilon as f32),
+            // candle's fused kernel takes the difference of two large squares, which costs digits where the
+            // mean is far from zero.
+            (NormKind::Layer, Some(bias)) => nn::layer_norm_slow(x, &norm.weight, bias, norm.epsilon as f32),
+            (NormKind::Layer, None) => {
+                nn::layer_norm_slow(x, &norm.weight, &norm.weight.zeros_like()?, norm.epsilon as f32)
+            }
+        }
     }
 
     /// Turns the leading `rows.dim` elements of each head by the token's position.
@@ -67,24 +100,36 @@ pub trait Ops: Send + Sync {
         Tensor::cat(&[&turned, &x.narrow(2, rows.dim, head_dim - rows.dim)?], 2)
     }
 
-    /// The gate of the feed-forward block: `silu(gate) * up`, element by element.
+    /// An activation, element by element.
     ///
     /// # Errors
     /// A failing device.
-    fn silu_gate(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-        gate.silu()? * up
+    fn activate(&self, activation: Activation, x: &Tensor) -> Result<Tensor> {
+        match activation {
+            Activation::Silu => x.silu(),
+            Activation::GeluTanh => x.gelu(),
+            Activation::GeluErf => x.gelu_erf(),
+        }
+    }
+
+    /// The gate of the feed-forward block: `activation(gate) * up`, element by element.
+    ///
+    /// # Errors
+    /// A failing device.
+    fn gate(&self, activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        self.activate(activation, gate)? * up
     }
 
     /// Causal attention of every span over its own sequence.
     ///
     /// `q`: `[tokens, heads, head_dim]`, where `heads` is a multiple of the spans' `kv_heads` and
     /// neighbouring query heads share a key head. Spans cover the token axis in order. The answer is
-    /// `[tokens, heads * head_dim]`; scores are multiplied by `scale`.
+    /// `[tokens, heads * head_dim]`.
     ///
     /// # Errors
     /// A failing device.
-    fn attention(&self, q: &Tensor, spans: &[Span<'_>], scale: f64) -> Result<Tensor> {
-        attention::by_matmul(q, spans, scale)
+    fn attention(&self, q: &Tensor, spans: &[Span<'_>], scoring: Scoring) -> Result<Tensor> {
+        attention::by_matmul(q, spans, scoring)
     }
 }
 

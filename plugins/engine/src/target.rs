@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
+use sconce_formats::tensors::Role;
 use sconce_plugin_api::sdk::codes::dtype;
 
 use crate::error::{EngineError, Result};
 use crate::ops::Ops;
+use crate::weights::dense::Q8_0_BLOCK;
 
 /// Bytes of memory that weights and KV cache may still take, or `None` where nobody can tell.
 pub type FreeMemory = Box<dyn Fn() -> Option<u64> + Send>;
@@ -32,7 +34,24 @@ pub(crate) struct Types {
     pub compute: DType,
     /// Quantised weights become dense as well.
     pub expand: bool,
+    /// What becomes of weights that are dense in the file.
+    pub dense: DenseAs,
 }
+
+/// What dense weights are held as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DenseAs {
+    /// The compute type.
+    Compute,
+    /// Blocks of eight bits.
+    Q8_0,
+    /// To be [settled](Types::settle) when the model is known.
+    Undecided,
+}
+
+/// Parameters from which automatic loading on a device that computes in f32 packs dense weights: there the
+/// time per token is the time to read them.
+const PACK_FROM: u64 = 1_000_000_000;
 
 impl Types {
     /// What `LoadRequest::weight_dtype` and `kv_dtype` ask of a backend that computes in `offered`.
@@ -41,9 +60,11 @@ impl Types {
     /// [`EngineError::Unsupported`] for a type that is not offered.
     pub fn choose(offered: &[DType], weight_dtype: u32, kv_dtype: u32) -> Result<Types> {
         let types = match weight_dtype {
-            dtype::AUTO => Types { compute: offered[0], expand: false },
+            dtype::AUTO => Types { compute: offered[0], expand: false, dense: DenseAs::Undecided },
             wanted => match offered.iter().find(|offer| wire(**offer) == wanted) {
-                Some(compute) => Types { compute: *compute, expand: wanted == dtype::F32 },
+                Some(compute) => {
+                    Types { compute: *compute, expand: wanted == dtype::F32, dense: DenseAs::Compute }
+                }
                 None => return Err(refuse("weights", wanted, offered)),
             },
         };
@@ -52,6 +73,26 @@ impl Types {
             wanted if wanted == wire(types.compute) => Ok(types),
             wanted => Err(refuse("a KV cache", wanted, &[types.compute])),
         }
+    }
+
+    /// Decides what the request left open: as `asked`, or else by the number of parameters.
+    pub fn settle(self, asked: DenseAs, parameters: u64) -> Types {
+        let packs = self.compute == DType::F32 && parameters >= PACK_FROM;
+        let dense = match (self.dense, asked) {
+            (DenseAs::Undecided, DenseAs::Undecided) if packs => DenseAs::Q8_0,
+            (DenseAs::Undecided, DenseAs::Undecided) => DenseAs::Compute,
+            (DenseAs::Undecided, asked) => asked,
+            (decided, _) => decided,
+        };
+        Types { dense, ..self }
+    }
+
+    /// Whether a weight that is dense in the file is packed. The choice of experts is not: it is small, and a
+    /// rounding there sends a token another way.
+    pub fn packs(self, role: Role, shape: &[usize]) -> bool {
+        let whole_blocks = shape.last().is_some_and(|columns| columns.is_multiple_of(Q8_0_BLOCK));
+        let routes = matches!(role, Role::Router | Role::SharedRouter);
+        self.dense == DenseAs::Q8_0 && whole_blocks && !routes
     }
 }
 
@@ -84,17 +125,42 @@ mod tests {
 
     #[test]
     fn requests_become_types() {
-        let as_stored = Types { compute: DType::F32, expand: false };
-        let expanded = Types { compute: DType::F32, expand: true };
+        let as_stored = Types { compute: DType::F32, expand: false, dense: DenseAs::Undecided };
+        let expanded = Types { expand: true, dense: DenseAs::Compute, ..as_stored };
         check(dtype::AUTO, dtype::AUTO, Some(as_stored));
         check(dtype::AUTO, dtype::F32, Some(as_stored));
         check(dtype::F32, dtype::AUTO, Some(expanded));
+        check(dtype::Q8_0, dtype::AUTO, None);
         check(dtype::F16, dtype::AUTO, None);
         check(dtype::BF16, dtype::F32, None);
         check(dtype::QUANTISED, dtype::AUTO, None);
         check(dtype::AUTO, dtype::Q8_0, None);
         check(dtype::AUTO, dtype::F16, None);
         check(77, dtype::AUTO, None);
+    }
+
+    #[test]
+    fn large_models_are_packed_unless_told_otherwise() {
+        use DenseAs::{Compute, Q8_0, Undecided};
+        let settled = |offered: &[DType], wanted, asked, parameters| {
+            let types = Types::choose(offered, wanted, dtype::AUTO).expect("offered");
+            types.settle(asked, parameters).dense
+        };
+        let cpu = &[DType::F32];
+        assert_eq!(settled(cpu, dtype::AUTO, Undecided, PACK_FROM), Q8_0);
+        assert_eq!(settled(cpu, dtype::AUTO, Undecided, PACK_FROM - 1), Compute);
+        assert_eq!(settled(cpu, dtype::AUTO, Compute, PACK_FROM), Compute);
+        assert_eq!(settled(cpu, dtype::AUTO, Q8_0, 1), Q8_0);
+        assert_eq!(settled(cpu, dtype::F32, Q8_0, PACK_FROM), Compute, "everything expanded");
+        let with_half_types = &[DType::BF16, DType::F32];
+        assert_eq!(settled(with_half_types, dtype::AUTO, Undecided, PACK_FROM), Compute);
+    }
+
+    #[test]
+    fn odd_rows_and_routers_are_not_packed() {
+        let types = Types { compute: DType::F32, expand: false, dense: DenseAs::Q8_0 };
+        assert!(types.packs(Role::Q, &[8, 64]) && !types.packs(Role::Q, &[8, 72]));
+        assert!(!types.packs(Role::Router, &[8, 64]));
     }
 
     #[test]

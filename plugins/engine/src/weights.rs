@@ -1,29 +1,34 @@
 //! From a checked header to tensors on a device, one weight at a time.
 //!
-//! Files are mapped. Dense weights are converted while they are read; quantised ones stay in the map
-//! where the device is the host ([`mapped`]), and are copied to any other. Which weights there are and
-//! how they are called is `sconce_formats`' knowledge.
+//! Dense weights are read from their file in pieces and converted on the way, so that no more than the result
+//! is held ([`dense`]). Quantised ones stay in the mapped file where the device is the host ([`mapped`]), and
+//! are copied to any other. Which weights there are, how they are called and which rows of which tensor they
+//! take is `sconce_formats`' knowledge.
 
 pub(crate) mod dense;
 pub(crate) mod mapped;
 
+use std::fs::File;
 use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
-use sconce_formats::tensors::{self, Role};
-use sconce_formats::{ElementType, ModelHeader, RopeScaling, TensorEntry, file};
+use sconce_formats::config::NormKind;
+use sconce_formats::tensors::{self, Role, Slot};
+use sconce_formats::{ElementType, FormatError, ModelHeader, TensorEntry, file};
 use sconce_plugin_api::sdk::{Code, Progress, codes::stage};
 
 use crate::error::{EngineError, Result};
-use crate::matrix::Matrix;
+use crate::matrix::{Linear, Matrix};
+use crate::ops::Norm;
+use crate::rope::FactorTensors;
 use crate::target::Types;
 
 /// Hands out the weights of one model, and reports how far it is.
 pub(crate) struct Weights<'a> {
     header: &'a ModelHeader,
-    files: Vec<Arc<Mmap>>,
+    files: Vec<WeightFile>,
     device: Device,
     types: Types,
     progress: &'a mut dyn FnMut(u64) -> Result<()>,
@@ -32,6 +37,12 @@ pub(crate) struct Weights<'a> {
     pub quantised_bytes: u64,
     /// See `quantised_bytes`.
     pub dense_bytes: u64,
+}
+
+/// One file of a model, for reading and for mapping. A map costs nothing until its pages are touched.
+struct WeightFile {
+    file: File,
+    map: Arc<Mmap>,
 }
 
 /// A callback for [`Weights`] that reports to the host.
@@ -45,15 +56,19 @@ pub(crate) fn report<'a>(progress: &'a mut Progress<'_>, total: u64) -> impl FnM
 }
 
 impl<'a> Weights<'a> {
-    /// Maps the model's files. `progress` hears the bytes read so far, and may stop the load.
+    /// Opens the model's files. `progress` hears the bytes read so far, and may stop the load.
     pub fn open(
         header: &'a ModelHeader,
         device: &Device,
         types: Types,
         progress: &'a mut dyn FnMut(u64) -> Result<()>,
     ) -> Result<Weights<'a>> {
-        let map = |path: &std::path::PathBuf| Ok(Arc::new(file::map(path)?));
-        let files = header.source.weights.iter().map(map).collect::<Result<_>>()?;
+        let open = |path: &std::path::PathBuf| {
+            let map = Arc::new(file::map(path)?);
+            let file = File::open(path).map_err(|source| FormatError::Io { path: path.clone(), source })?;
+            Ok(WeightFile { file, map })
+        };
+        let files = header.source.weights.iter().map(open).collect::<Result<_>>()?;
         let device = device.clone();
         Ok(Weights {
             header,
@@ -77,94 +92,164 @@ impl<'a> Weights<'a> {
         &self.device
     }
 
-    /// Whether models of this configuration have such a bias.
-    pub fn expects(&self, bias: Role) -> bool {
-        let config = &self.header.config;
-        match bias {
-            Role::QBias | Role::KBias | Role::VBias => config.qkv_bias,
-            Role::OBias => config.attn_out_bias,
-            _ => config.mlp_bias,
-        }
+    /// A projection with its bias, if the model has one.
+    pub fn linear(&mut self, role: Role, layer: usize) -> Result<Linear> {
+        self.linear_at(Slot::weight(role, layer))
+    }
+
+    /// As [`Self::linear`], for a weight that is one expert's.
+    pub fn linear_at(&mut self, slot: Slot) -> Result<Linear> {
+        let weight = self.matrix_at(slot)?;
+        Ok(Linear { weight, bias: self.vector(slot.bias())? })
+    }
+
+    /// The bias of a projection, if the model has one.
+    pub fn bias(&mut self, role: Role, layer: usize) -> Result<Option<Tensor>> {
+        self.vector(Slot::weight(role, layer).bias())
     }
 
     /// A weight `[out, in]`, quantised where the file has it so and the load keeps it.
     pub fn matrix(&mut self, role: Role, layer: usize) -> Result<Matrix> {
-        let (name, entry) = self.entry(role, layer)?;
+        self.matrix_at(Slot::weight(role, layer))
+    }
+
+    /// A norm, if the family has it.
+    pub fn norm(&mut self, role: Role, layer: usize) -> Result<Option<Norm>> {
+        let slot = Slot::weight(role, layer);
+        let norm = self.header.config.norm;
+        let Some(weight) = self.vector(slot)? else { return Ok(None) };
+        let weight = if norm.offset == 0.0 { weight } else { (weight + norm.offset)? };
+        // Norms of queries and keys are RMS norms in every family.
+        let of_heads = matches!(role, Role::QNorm | Role::KNorm);
+        let kind = if of_heads { NormKind::Rms } else { norm.kind };
+        Ok(Some(Norm { kind, weight, bias: self.vector(slot.bias())?, epsilon: norm.epsilon }))
+    }
+
+    /// A norm that every family has.
+    pub fn required_norm(&mut self, role: Role, layer: usize) -> Result<Norm> {
+        let name = || Slot::weight(role, layer).place(&self.header.config, self.header.source.format).name;
+        let name = name();
+        self.norm(role, layer)?.ok_or(EngineError::MissingTensor { name })
+    }
+
+    /// The divisors of rotary frequencies, where the file holds them as tensors.
+    pub fn rope_factors(&mut self) -> Result<FactorTensors> {
+        let mut read = |role| {
+            let Some((entry, name)) = self.find(Slot::weight(role, 0))? else { return Ok(None) };
+            let values = self.values(&name, &entry)?;
+            self.advance(&entry)?;
+            Ok::<_, EngineError>(Some(values))
+        };
+        Ok(FactorTensors {
+            all: read(Role::RopeFactors)?,
+            short: read(Role::RopeShortFactors)?,
+            long: read(Role::RopeLongFactors)?,
+        })
+    }
+
+    fn matrix_at(&mut self, slot: Slot) -> Result<Matrix> {
+        let Some((entry, name)) = self.find(slot)? else {
+            let name = slot.place(&self.header.config, self.header.source.format).name;
+            return Err(EngineError::MissingTensor { name });
+        };
         let matrix = match entry.dtype {
-            ElementType::Ggml(ty) if !ty.is_float() => self.quantised(&name, entry)?,
-            _ => Matrix::Dense(self.dense(&name, entry)?),
+            ElementType::Ggml(ty) if !ty.is_float() => self.quantised(&name, &entry, ty)?,
+            _ if self.types.packs(slot.role, &entry.shape) => self.packed(&name, &entry)?,
+            _ => Matrix::Dense(self.dense(&name, &entry)?),
         };
         let counter = match matrix.is_quantised() {
             true => &mut self.quantised_bytes,
             false => &mut self.dense_bytes,
         };
         *counter += matrix.bytes();
-        self.advance(entry)?;
+        self.advance(&entry)?;
         Ok(matrix)
     }
 
-    /// A norm or bias `[n]`, always dense.
-    pub fn vector(&mut self, role: Role, layer: usize) -> Result<Tensor> {
-        let (name, entry) = self.entry(role, layer)?;
-        let vector = self.dense(&name, entry)?;
+    /// A norm or bias `[n]`, always dense, if the model has it.
+    fn vector(&mut self, slot: Slot) -> Result<Option<Tensor>> {
+        let Some((entry, name)) = self.find(slot)? else { return Ok(None) };
+        let vector = self.dense(&name, &entry)?;
         self.dense_bytes += (vector.elem_count() * vector.dtype().size_in_bytes()) as u64;
-        self.advance(entry)?;
-        Ok(vector)
+        self.advance(&entry)?;
+        Ok(Some(vector))
     }
 
-    /// `rope_freqs.weight`, where the configuration asks for it.
-    pub fn rope_factors(&mut self) -> Result<Option<Vec<f32>>> {
-        if self.header.config.rope.scaling != RopeScaling::FrequencyFactors {
+    /// Where a weight lies, as if it were a tensor of its own, and the name of the tensor that holds it; `None` if
+    /// models of this configuration have no such weight.
+    fn find(&self, slot: Slot) -> Result<Option<(TensorEntry, String)>> {
+        let (config, format) = (&self.header.config, self.header.source.format);
+        if !slot.exists(config, format) {
             return Ok(None);
         }
-        let (name, entry) = self.entry(Role::RopeFactors, 0)?;
-        let factors = dense::to_f32(self.bytes(&name, entry)?, entry)?;
-        self.advance(entry)?;
-        Ok(Some(factors))
+        let place = slot.place(config, format);
+        let Some(whole) = self.header.tensors.get(&place.name) else {
+            return Err(EngineError::MissingTensor { name: place.name });
+        };
+        let row_bytes = whole.bytes / tensors::leading(&place.stored).max(1) as u64;
+        let entry = TensorEntry {
+            shape: place.shape,
+            offset: whole.offset + place.rows.start as u64 * row_bytes,
+            bytes: place.rows.len() as u64 * row_bytes,
+            ..whole.clone()
+        };
+        Ok(Some((entry, place.name)))
     }
 
-    fn entry(&self, role: Role, layer: usize) -> Result<(String, &'a TensorEntry)> {
-        let name = tensors::name(self.header.source.format, role, layer);
-        match self.header.tensors.get(&name) {
-            Some(entry) => Ok((name, entry)),
-            None => Err(EngineError::MissingTensor { name }),
-        }
-    }
-
-    fn bytes(&self, name: &str, entry: &TensorEntry) -> Result<&[u8]> {
-        entry.slice(&self.files[entry.shard]).ok_or_else(|| EngineError::Truncated {
-            path: self.header.source.weights[entry.shard].clone(),
-            name: name.to_owned(),
-        })
+    fn values(&self, name: &str, entry: &TensorEntry) -> Result<Vec<f32>> {
+        dense::to_f32(&self.files[entry.shard].file, entry).map_err(|error| self.at(error, name, entry))
     }
 
     fn dense(&self, name: &str, entry: &TensorEntry) -> Result<Tensor> {
-        let values = dense::to_f32(self.bytes(name, entry)?, entry)?;
-        let tensor = Tensor::from_vec(values, entry.shape.as_slice(), &Device::Cpu)?;
+        let tensor = Tensor::from_vec(self.values(name, entry)?, entry.shape.as_slice(), &Device::Cpu)?;
         Ok(tensor.to_dtype(self.types.compute)?.to_device(&self.device)?)
     }
 
-    fn quantised(&self, name: &str, entry: &TensorEntry) -> Result<Matrix> {
-        let ElementType::Ggml(ty) = entry.dtype else {
-            return Ok(Matrix::Dense(self.dense(name, entry)?));
-        };
-        let bytes = self.bytes(name, entry)?;
-        let blocks = mapped::storage(&self.files[entry.shard], bytes, mapped::candle_type(ty));
+    /// Dense in the file, Q8_0 in memory.
+    fn packed(&self, name: &str, entry: &TensorEntry) -> Result<Matrix> {
+        let blocks = dense::to_q8_0(&self.files[entry.shard].file, entry);
+        let blocks = blocks.map_err(|error| self.at(error, name, entry))?;
         let on_host = QTensor::new(QStorage::Cpu(blocks), entry.shape.as_slice())?;
+        self.placed(on_host, GgmlDType::Q8_0)
+    }
+
+    fn quantised(&self, name: &str, entry: &TensorEntry, ty: sconce_formats::GgmlType) -> Result<Matrix> {
         if self.types.expand {
-            let dense = on_host.dequantize(&Device::Cpu)?.to_dtype(self.types.compute)?;
-            return Ok(Matrix::Dense(dense.to_device(&self.device)?));
+            return Ok(Matrix::Dense(self.dense(name, entry)?));
         }
+        let file = &self.files[entry.shard];
+        let bytes = entry.slice(&file.map).ok_or_else(|| self.truncated(name, entry))?;
+        let blocks = mapped::storage(&file.map, bytes, mapped::candle_type(ty));
+        let on_host = QTensor::new(QStorage::Cpu(blocks), entry.shape.as_slice())?;
+        self.placed(on_host, mapped::candle_type(ty))
+    }
+
+    /// Blocks on the device, copied there if it is not the host.
+    fn placed(&self, on_host: QTensor, ty: GgmlDType) -> Result<Matrix> {
         if self.device.is_cpu() {
             return Ok(Matrix::Quantised(Arc::new(on_host)));
         }
-        self.upload(&on_host, mapped::candle_type(ty))
-    }
-
-    /// Copies blocks to a device that is not the host.
-    fn upload(&self, on_host: &QTensor, ty: GgmlDType) -> Result<Matrix> {
         let storage = QStorage::from_data(on_host.data()?, &self.device, ty)?;
         Ok(Matrix::Quantised(Arc::new(QTensor::new(storage, on_host.shape())?)))
+    }
+
+    /// What a failed read means for the caller.
+    fn at(&self, error: dense::ReadError, name: &str, entry: &TensorEntry) -> EngineError {
+        match error {
+            dense::ReadError::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                self.truncated(name, entry)
+            }
+            dense::ReadError::Io(source) => {
+                let path = self.header.source.weights[entry.shard].clone();
+                FormatError::Io { path, source }.into()
+            }
+            dense::ReadError::Tensor(error) => error.into(),
+        }
+    }
+
+    fn truncated(&self, name: &str, entry: &TensorEntry) -> EngineError {
+        let path = self.header.source.weights[entry.shard].clone();
+        EngineError::Truncated { path, name: name.to_owned() }
     }
 
     fn advance(&mut self, entry: &TensorEntry) -> Result<()> {

@@ -9,7 +9,8 @@
 
 use rayon::prelude::*;
 
-use super::simd::{self, Kernel, exp, mul_add};
+use super::simd::{self, Kernel, exp, mul_add, tanh};
+use crate::ops::Scoring;
 
 /// Values in the widest register; a multiple of every narrower one.
 const LANES: usize = 16;
@@ -42,14 +43,14 @@ pub(super) fn handles(head_dim: usize) -> bool {
 }
 
 /// Attention of all jobs. `q`: `[tokens of all jobs, heads, head_dim]`; the answer has the same shape.
-pub(super) fn run(q: &[f32], heads: usize, jobs: &[Job<'_>], scale: f32) -> Vec<f32> {
+pub(super) fn run(q: &[f32], heads: usize, jobs: &[Job<'_>], scoring: Scoring) -> Vec<f32> {
     let tokens: usize = jobs.iter().map(|job| job.tokens).sum();
     let head_dim = q.len() / (tokens * heads);
     let mut out = vec![0.0; q.len()];
     let mut rows = q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim));
     let mut tiles = Vec::new();
     for job in jobs {
-        cut(job, heads / job.kv_heads, scale, &mut rows, &mut tiles);
+        cut(job, heads / job.kv_heads, scoring, &mut rows, &mut tiles);
     }
     tiles.into_par_iter().with_max_len(1).for_each(simd::dispatch);
     out
@@ -69,14 +70,14 @@ struct Tile<'a> {
     keys: &'a [f32],
     /// As `keys`.
     values: &'a [f32],
-    scale: f32,
+    scoring: Scoring,
 }
 
 /// Distributes the rows of a job, which come token by token and head by head, over its tiles.
 fn cut<'a>(
     job: &Job<'a>,
     group: usize,
-    scale: f32,
+    scoring: Scoring,
     rows: &mut impl Iterator<Item = (&'a [f32], &'a mut [f32])>,
     tiles: &mut Vec<Tile<'a>>,
 ) {
@@ -92,7 +93,7 @@ fn cut<'a>(
             stride,
             keys: &job.keys[head * head_dim..],
             values: &job.values[head * head_dim..],
-            scale,
+            scoring,
         }));
         let tokens = tokens_per_tile.min(job.tokens - start);
         for _ in 0..tokens {
@@ -125,7 +126,7 @@ impl Kernel for Tile<'_> {
         let head_dim = self.rows.first().map_or(0, |(q, _)| q.len());
         let mut state = self.state(head_dim);
         let keys = self.sees(self.rows.len() - 1);
-        for block in (0..keys).step_by(KEYS) {
+        for block in (self.first_key(0)..keys).step_by(KEYS) {
             let count = KEYS.min(keys - block);
             if self.rows.len() >= TRANSPOSE_ROWS {
                 self.transpose(&mut state, head_dim, block, count);
@@ -148,10 +149,10 @@ impl Kernel for Tile<'_> {
 impl Tile<'_> {
     fn state(&self, head_dim: usize) -> State {
         let rows = self.rows.len().next_multiple_of(GROUP);
-        let mut q = vec![0.0; rows * head_dim];
+        let (mut q, scale) = (vec![0.0; rows * head_dim], self.scoring.scale as f32);
         for ((row, _), scaled) in self.rows.iter().zip(q.chunks_exact_mut(head_dim)) {
             for (value, scaled) in row.iter().zip(scaled) {
-                *scaled = value * self.scale;
+                *scaled = value * scale;
             }
         }
         let transposed = if self.rows.len() >= TRANSPOSE_ROWS { head_dim * KEYS } else { 0 };
@@ -165,10 +166,16 @@ impl Tile<'_> {
         }
     }
 
-    /// Keys that a row sees.
+    /// The key behind the last that a row sees.
     #[inline(always)]
     fn sees(&self, row: usize) -> usize {
         self.first_sees + row / self.group
+    }
+
+    /// The first key that a row sees.
+    #[inline(always)]
+    fn first_key(&self, row: usize) -> usize {
+        self.scoring.window.map_or(0, |window| self.sees(row).saturating_sub(window))
     }
 
     #[inline(always)]
@@ -213,9 +220,18 @@ impl Tile<'_> {
     fn soften<const FMA: bool>(&self, state: &mut State, head_dim: usize, block: usize, count: usize) {
         for row in 0..self.rows.len() {
             let scores = &mut state.scores[row * KEYS..][..KEYS];
+            if let Some(cap) = self.scoring.softcap {
+                cap_scores::<FMA>(scores, cap as f32);
+            }
             scores[self.sees(row).saturating_sub(block).min(count)..].fill(f32::NEG_INFINITY);
+            scores[..self.first_key(row).saturating_sub(block).min(KEYS)].fill(f32::NEG_INFINITY);
             let before = state.largest[row];
             let largest = scores.iter().fold(before, |a, b| a.max(*b));
+            if largest == f32::NEG_INFINITY {
+                // The window of this row begins behind the block: nothing to add, and no difference to take.
+                scores.fill(0.0);
+                continue;
+            }
             let mut lanes = [0.0; LANES];
             for scores in scores.chunks_exact_mut(LANES) {
                 for (score, lane) in scores.iter_mut().zip(&mut lanes) {
@@ -252,6 +268,14 @@ impl Tile<'_> {
                 }
             }
         }
+    }
+}
+
+/// Source: Gemma Team 2024 (Gemma 2), section 2.
+#[inline(always)]
+fn cap_scores<const FMA: bool>(scores: &mut [f32], cap: f32) {
+    for score in scores {
+        *score = cap * tanh::<FMA>(*score / cap);
     }
 }
 

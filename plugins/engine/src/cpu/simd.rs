@@ -74,6 +74,12 @@ pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
     if x < LEAST { 0.0 } else { fraction * power }
 }
 
+/// The hyperbolic tangent to about 1e-7.
+#[inline(always)]
+pub(super) fn tanh<const FMA: bool>(x: f32) -> f32 {
+    1.0 - 2.0 / (exp::<FMA>(2.0 * x) + 1.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +97,17 @@ mod tests {
                 assert!(error < 2.5e-7, "e^{x} is {found}, off by {error:e}");
             }
         }
+    }
+
+    #[test]
+    fn tanh_is_accurate_and_saturates() {
+        for step in -3000..=3000 {
+            let x = step as f32 / 100.0;
+            for found in [tanh::<true>(x), tanh::<false>(x)] {
+                assert!((f64::from(found) - f64::from(x).tanh()).abs() < 2e-7, "tanh {x} is {found}");
+            }
+        }
+        assert_eq!((tanh::<true>(1e30), tanh::<true>(-1e30)), (1.0, -1.0));
     }
 
     #[test]

@@ -18,6 +18,17 @@ fn distance(a: &Tensor, b: &Tensor) -> f32 {
 
 /// `sequences`: tokens in the cache and new ones of each.
 fn check_attention(heads: usize, kv_heads: usize, head_dim: usize, sequences: &[(usize, usize)]) {
+    check_scoring(heads, kv_heads, head_dim, sequences, None, None);
+}
+
+fn check_scoring(
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    sequences: &[(usize, usize)],
+    window: Option<usize>,
+    softcap: Option<f64>,
+) {
     let mut state = (heads * 1000 + head_dim) as u64;
     let tokens: usize = sequences.iter().map(|(_, new)| new).sum();
     let q = random((tokens, heads, head_dim), &mut state);
@@ -36,11 +47,11 @@ fn check_attention(heads: usize, kv_heads: usize, head_dim: usize, sequences: &[
         spans.push(Span { rows: start..start + new, past: *past, keys, values });
         start += new;
     }
-    let scale = (head_dim as f64).powf(-0.5);
-    let found = CpuOps.attention(&q, &spans, scale).expect("attention");
-    let expected = CandleOps.attention(&q, &spans, scale).expect("attention");
+    let scoring = Scoring { scale: (head_dim as f64).powf(-0.5), softcap, window };
+    let found = CpuOps.attention(&q, &spans, scoring).expect("attention");
+    let expected = CandleOps.attention(&q, &spans, scoring).expect("attention");
     let far = distance(&found, &expected);
-    assert!(far < 2e-5, "{heads} heads on {kv_heads} of {head_dim}, {sequences:?}: off by {far}");
+    assert!(far < 2e-5, "{heads} heads on {kv_heads} of {head_dim}, {sequences:?}, {scoring:?}: off by {far}");
 }
 
 #[test]
@@ -65,6 +76,35 @@ fn attention_of_prompts_equals_candles() {
 }
 
 #[test]
+fn windows_hide_what_lies_before_them() {
+    for window in [1, 2, 16, 63, 64, 65, 200, 1000] {
+        check_scoring(8, 2, 32, &[(0, 1), (150, 1), (64, 1)], Some(window), None);
+        check_scoring(4, 2, 16, &[(0, 130), (70, 33), (300, 2)], Some(window), None);
+    }
+}
+
+/// Both paths agree elsewhere, so here one is compared with the definition.
+#[test]
+fn a_window_is_as_wide_as_it_says() {
+    let one = |values: &[f32]| Tensor::from_slice(values, (5, 1, 16), &Device::Cpu).expect("a tensor");
+    let (q, keys) = (one(&[0.0; 80]), one(&[0.0; 80]));
+    let values: Vec<f32> = (0..80).map(|at| (at / 16 * 10) as f32).collect();
+    let values = one(&values);
+    let spans = [Span { rows: 0..5, past: 0, keys: &keys, values: &values }];
+    let scoring = Scoring { scale: 1.0, softcap: None, window: Some(2) };
+    let mixed = CpuOps.attention(&q, &spans, scoring).and_then(|t| t.to_vec2::<f32>()).expect("attention");
+    // Equal scores average: 0, then the mean of a token's own value and the one before.
+    let found: Vec<f32> = mixed.iter().map(|row| row[0]).collect();
+    assert_eq!(found, [0.0, 5.0, 15.0, 25.0, 35.0]);
+}
+
+#[test]
+fn capped_scores_equal_candles() {
+    check_scoring(8, 2, 32, &[(0, 40), (150, 1)], None, Some(5.0));
+    check_scoring(4, 1, 64, &[(20, 100)], Some(24), Some(50.0));
+}
+
+#[test]
 fn heads_the_kernel_is_not_made_for_fall_back() {
     assert!(!attention::handles(8) && !attention::handles(0) && !attention::handles(72));
     check_attention(8, 4, 8, &[(5, 3), (0, 1)]);
@@ -76,18 +116,20 @@ fn very_large_scores_do_not_overflow() {
     let keys = Tensor::full(100.0f32, (70, 1, 16), &Device::Cpu).expect("a tensor");
     let values = Tensor::full(2.0f32, (70, 1, 16), &Device::Cpu).expect("a tensor");
     let spans = [Span { rows: 0..1, past: 69, keys: &keys, values: &values }];
-    let found = CpuOps.attention(&q, &spans, 1.0).and_then(|t| t.flatten_all()?.to_vec1::<f32>());
+    let found = CpuOps.attention(&q, &spans, Scoring { scale: 1.0, softcap: None, window: None }).and_then(|t| t.flatten_all()?.to_vec1::<f32>());
     assert_eq!(found.expect("attention"), [2.0; 16]);
 }
 
 #[test]
-fn the_gate_equals_candles() {
+fn gates_equal_candles() {
     let mut state = 1;
-    for width in [1, 7, 96, 5000] {
-        let (gate, up) = (random((3, width), &mut state), random((3, width), &mut state));
-        let found = CpuOps.silu_gate(&gate, &up).expect("a gate");
-        let expected = CandleOps.silu_gate(&gate, &up).expect("a gate");
-        assert!(distance(&found, &expected) < 2e-6, "{width}");
+    for activation in [Activation::Silu, Activation::GeluTanh, Activation::GeluErf] {
+        for width in [1, 7, 96, 5000] {
+            let (gate, up) = (random((3, width), &mut state), random((3, width), &mut state));
+            let found = CpuOps.gate(activation, &gate, &up).expect("a gate");
+            let expected = CandleOps.gate(activation, &gate, &up).expect("a gate");
+            assert!(distance(&found, &expected) < 4e-6, "{activation:?} {width}");
+        }
     }
 }
 
