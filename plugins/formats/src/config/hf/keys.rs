@@ -81,14 +81,17 @@ fn lay_over(base: &mut Map<String, Value>, over: &Map<String, Value>) {
     base.extend(others.map(|(key, value)| (key.clone(), value.clone())));
 }
 
-/// The key of a group that counts: one with a value before one that is `null`, the known one before others.
+/// The key of a group that counts: the known one before others.
+///
+/// Of these quantities only the head size can be absent, and then follows from others.
 fn choose(
     base: &Map<String, Value>,
     over: &Map<String, Value>,
     group: &'static [&'static str],
 ) -> Option<&'static str> {
-    let candidates = group.iter().copied().filter(|key| over.contains_key(*key));
-    candidates.min_by_key(|key| (over.get(*key).is_some_and(Value::is_null), !base.contains_key(*key)))
+    let given = |key: &&str| over.get(*key).is_some_and(|value| group == HEAD_DIM || !value.is_null());
+    let candidates = group.iter().copied().filter(given);
+    candidates.min_by_key(|key| !base.contains_key(*key))
 }
 
 /// Refuses what would need other code than the family's.
