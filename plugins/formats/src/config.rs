@@ -101,6 +101,13 @@ pub struct BlockShape {
     pub parallel: bool,
 }
 
+impl BlockShape {
+    /// The same with both blocks reading one norm.
+    pub fn in_parallel(self) -> Self {
+        Self { mlp_norm: false, parallel: true, ..self }
+    }
+}
+
 /// What all attention blocks of a model share.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Attention {
@@ -308,6 +315,7 @@ const MAX_LAYERS: usize = 1 << 12;
 const MAX_HEADS: usize = 1 << 12;
 const MAX_HEAD_DIM: usize = 1 << 12;
 const MAX_CONTEXT: usize = 1 << 31;
+const MAX_EXPERTS: usize = 1 << 12;
 
 /// The names one format has for the checked quantities, so that errors speak the file's language.
 struct Keys {
@@ -329,9 +337,7 @@ impl ModelConfig {
     pub fn parameters(&self) -> u64 {
         tensors::slots(self, Format::Safetensors)
             .filter(|slot| !(slot.role == Role::Output && self.tied_embeddings))
-            .map(|slot| {
-                slot.place(self, Format::Safetensors).shape.iter().map(|&dim| dim as u64).product::<u64>()
-            })
+            .map(|slot| slot.shape(self).iter().map(|&dim| dim as u64).product::<u64>())
             .sum()
     }
 

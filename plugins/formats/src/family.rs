@@ -29,8 +29,8 @@ pub struct Family {
     pub graph: Graph,
     /// How checkpoints of transformers describe and store it.
     pub hf: Checkpoint,
-    /// How query and key rows are ordered in this family's GGUF files.
-    pub gguf_rope: RopeLayout,
+    /// How llama.cpp's converter stores it.
+    pub gguf: Converted,
 }
 
 /// The parts of the computation graph that files take for granted.
@@ -50,6 +50,72 @@ pub struct Graph {
     pub activation: Activation,
     /// Whether embeddings are multiplied by the square root of the hidden size.
     pub scaled_embeddings: bool,
+    /// Whether the width that files give for the feed-forward block is that of gate and up together.
+    pub halved_mlp: bool,
+    /// Which layers rotate queries and keys, and how.
+    pub positions: Positions,
+}
+
+/// Which layers rotate queries and keys, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Positions {
+    /// All alike.
+    Same,
+    /// Layers with a window have a base of their own, and no scaling.
+    LocalBase,
+    /// Only layers with a window do.
+    Windowed,
+    /// All but every n-th, unless `config.json` lists them.
+    Interval(usize),
+}
+
+/// Which layers have a window, where a file gives its length but does not list the layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Windows {
+    /// None.
+    Never,
+    /// All.
+    Every,
+    /// All, if `use_sliding_window` is true.
+    Used,
+    /// Those from `max_window_layers` on, if `use_sliding_window` is true.
+    From,
+    /// The even ones below `max_window_layers`, if `use_sliding_window` is true.
+    Alternate,
+    /// Those that do not rotate queries and keys, if `use_sliding_window` is true.
+    Unturned,
+    /// All but every n-th, n being `sliding_window_pattern` or else this.
+    Pattern(usize),
+}
+
+/// A GGUF file as llama.cpp's converter writes it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Converted {
+    /// How query and key rows are ordered.
+    pub rope: RopeLayout,
+    /// Which layers have a window; the rules that need keys of `config.json` do not occur.
+    pub windows: Windows,
+    /// The length of windows where the file does not give it.
+    pub window: Option<usize>,
+    /// Whether the probabilities of the chosen experts are divided by their sum.
+    pub normalised_experts: bool,
+    /// Models of so many layers take the attention scale from `hidden / heads` instead of the head size.
+    pub wide_scale_layers: Option<usize>,
+    /// The caps of scores and logits where the file gives none (0: none); `None` if the family never caps.
+    pub softcaps: Option<(f64, f64)>,
+    /// Whether files may scale embeddings, residuals, scores and logits.
+    pub scales: Scales,
+}
+
+/// What the factors of embeddings, residuals, scores and logits in a file mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scales {
+    /// The family has none.
+    Never,
+    /// They multiply.
+    Multiplied,
+    /// They multiply, but logits are divided by theirs.
+    Divided,
 }
 
 /// A checkpoint of Hugging Face transformers.
@@ -79,6 +145,23 @@ pub struct Checkpoint {
     pub mlp_bias: Flag,
     /// Whether the output projection has one.
     pub output_bias: bool,
+    /// Names of activation functions that mean something else than elsewhere.
+    pub activations: &'static [(&'static str, Activation)],
+    /// A key that, if true, [parallelises](BlockShape::in_parallel) the layers.
+    pub parallel: Option<&'static str>,
+    /// Which layers have a window.
+    pub windows: Windows,
+    /// The object that holds the text model's configuration, where it is a part of a larger model.
+    pub nested: Option<Nested>,
+}
+
+/// An object in `config.json`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nested {
+    /// Its key.
+    pub key: &'static str,
+    /// The same with a dot.
+    pub prefix: &'static str,
 }
 
 /// Something a family has always, never, or as `config.json` says.

@@ -29,6 +29,19 @@ impl<'a> Object<'a> {
         Self { map, prefix: "" }
     }
 
+    /// Other keys at this one's place in the file.
+    pub(crate) fn of<'b>(&self, map: &'b Map<String, Value>) -> Object<'b>
+    where
+        'a: 'b,
+    {
+        Object { map, prefix: self.prefix }
+    }
+
+    /// The keys and values themselves.
+    pub(crate) fn map(&self) -> &'a Map<String, Value> {
+        self.map
+    }
+
     /// The key as the user finds it in the file.
     pub(crate) fn key(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
@@ -68,6 +81,15 @@ impl<'a> Object<'a> {
 
     pub(crate) fn strings(&self, key: &str) -> Result<Option<Vec<&'a str>>, ConfigError> {
         self.typed(key, "a list of strings", |value| value.as_array()?.iter().map(Value::as_str).collect())
+    }
+
+    pub(crate) fn usizes(&self, key: &str) -> Result<Option<Vec<usize>>, ConfigError> {
+        let whole = |value: &Value| value.as_u64().and_then(|number| usize::try_from(number).ok());
+        self.typed(key, "a list of whole numbers", |value| value.as_array()?.iter().map(whole).collect())
+    }
+
+    pub(crate) fn f64s(&self, key: &str) -> Result<Option<Vec<f64>>, ConfigError> {
+        self.typed(key, "a list of numbers", |value| value.as_array()?.iter().map(Value::as_f64).collect())
     }
 
     /// A token id, or a list of them.

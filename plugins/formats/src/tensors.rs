@@ -13,7 +13,8 @@ use std::ops::Range;
 
 use ::safetensors::Dtype;
 
-use crate::config::{Factors, QkNorm, RopeScaling};
+use crate::config::{Factors, QkNorm, RopeScaling, Storage};
+use crate::family::FAMILIES;
 use crate::gguf::GgmlType;
 use crate::model::{ElementType, TensorEntry};
 use crate::{ConfigError, Format, ModelConfig};
@@ -245,7 +246,8 @@ impl Slot {
         }
     }
 
-    fn shape(&self, config: &ModelConfig) -> Vec<usize> {
+    /// Its shape, wherever it is stored.
+    pub(crate) fn shape(&self, config: &ModelConfig) -> Vec<usize> {
         let weight = weight_shape(self.role, config);
         match self.part {
             Part::Weight => weight,
@@ -285,6 +287,13 @@ impl Slot {
         stored[0] = parts.iter().map(rows).sum();
         (stored, before)
     }
+}
+
+/// The GGUF name of a weight or bias; that of experts where they are one tensor.
+pub(crate) fn gguf_name(role: Role, part: Part, layer: usize) -> String {
+    let storage = Storage { merged_experts: true, ..Storage::default() };
+    let slot = Slot { part, ..Slot::weight(role, layer) };
+    names::of(&FAMILIES[0], Format::Gguf, slot, storage)
 }
 
 /// Rows of a tensor: all axes but the last flattened; of a vector, its elements.
@@ -344,21 +353,17 @@ pub fn slots(config: &ModelConfig, format: Format) -> impl Iterator<Item = Slot>
 }
 
 /// Every tensor a model of this configuration has in that format, layer by layer.
-pub fn expected(config: &ModelConfig, format: Format) -> Vec<Expected> {
+pub fn expected(config: &ModelConfig, format: Format) -> impl Iterator<Item = Expected> + '_ {
     let mut seen = HashSet::new();
-    let mut all = Vec::new();
-    for slot in slots(config, format) {
+    slots(config, format).filter_map(move |slot| {
         let place = slot.place(config, format);
-        if seen.insert(place.name.clone()) {
-            all.push(Expected {
-                name: place.name,
-                shape: place.stored,
-                optional: slot.role == Role::Output && config.tied_embeddings,
-                plain: slot.role.is_rope_factors(),
-            });
-        }
-    }
-    all
+        seen.insert(place.name.clone()).then(|| Expected {
+            name: place.name,
+            shape: place.stored,
+            optional: slot.role == Role::Output && config.tied_embeddings,
+            plain: slot.role.is_rope_factors(),
+        })
+    })
 }
 
 /// Checks a model's tensors against its configuration, by their headers alone.
@@ -376,21 +381,18 @@ pub fn check<'a>(
     names: impl Iterator<Item = &'a str>,
     lookup: impl Fn(&str) -> Option<&'a TensorEntry>,
 ) -> Result<(), ConfigError> {
-    let expected = expected(config, format);
-    for wanted in &expected {
+    // One by one, so that a configuration that promises more than the file has costs nothing.
+    let mut known = HashSet::new();
+    for wanted in expected(config, format) {
         match lookup(&wanted.name) {
-            Some(found) => check_one(wanted, found)?,
+            Some(found) => check_one(&wanted, found)?,
             None if wanted.optional => {}
-            None => {
-                return Err(ConfigError::TensorMissing {
-                    name: wanted.name.clone(),
-                    shape: wanted.shape.clone(),
-                });
-            }
+            None => return Err(ConfigError::TensorMissing { name: wanted.name, shape: wanted.shape }),
         }
+        known.insert(wanted.name);
     }
     match format {
-        Format::Gguf => refuse_others(config, &expected, names),
+        Format::Gguf => refuse_others(config, &known, names),
         Format::Safetensors => Ok(()),
     }
 }
@@ -416,10 +418,9 @@ fn check_one(wanted: &Expected, found: &TensorEntry) -> Result<(), ConfigError> 
 
 fn refuse_others<'a>(
     config: &ModelConfig,
-    expected: &[Expected],
+    known: &HashSet<String>,
     names: impl Iterator<Item = &'a str>,
 ) -> Result<(), ConfigError> {
-    let known: HashSet<_> = expected.iter().map(|tensor| tensor.name.as_str()).collect();
     // Some old files store the rotary frequencies of each layer, which follow from the base.
     let derived = |name: &str| name.ends_with(".attn_rot_embd.weight");
     match names.into_iter().find(|&name| !known.contains(name) && !derived(name)) {

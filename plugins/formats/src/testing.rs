@@ -253,8 +253,9 @@ pub(crate) fn safetensors_bytes(header: &str, data: usize) -> Vec<u8> {
 
 /// Names and shapes of the small model's safetensors.
 pub(crate) fn llama_tensors() -> Vec<(String, Vec<usize>)> {
-    let expected = tensors::expected(&llama_config(), Format::Safetensors);
-    expected.into_iter().map(|tensor| (tensor.name, tensor.shape)).collect()
+    let config = llama_config();
+    let expected = tensors::expected(&config, Format::Safetensors);
+    expected.map(|tensor| (tensor.name, tensor.shape)).collect()
 }
 
 /// A directory with files in it, removed with the value.

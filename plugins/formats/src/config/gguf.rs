@@ -1,15 +1,25 @@
 //! [`ModelConfig`] from the metadata of a GGUF file.
 //!
 //! Keys are prefixed with the architecture (`llama.block_count`). What a converter leaves out is
-//! inferred as llama.cpp does: biases, tied embeddings and frequency factors show in the table of
+//! inferred as llama.cpp does: biases, tied embeddings, fused and merged tensors show in the table of
 //! tensors, the vocabulary in its size.
+//!
+//! Source: llama.cpp's converter and its loader of hyperparameters.
 
-use super::{Keys, ModelConfig, Rope, RopeScaling, divided_head_dim, positive, unsupported};
-use crate::gguf::{Gguf, GgufError, Value};
-use crate::tensors::{self, Role};
-use crate::{ConfigError, Family, Format};
+mod layers;
+mod rope;
+mod section;
 
-const DEFAULT_THETA: f64 = 10_000.0;
+use section::Section;
+
+use super::{
+    Attention, BlockShape, Keys, MAX_EXPERTS, MAX_WIDTH, Mlp, ModelConfig, Moe, Norm, NormKind, Shared,
+    Storage, check_layers, divided_head_dim, positive, range, unsupported, within,
+};
+use crate::family::Scales;
+use crate::gguf::Gguf;
+use crate::tensors::Role;
+use crate::{ConfigError, Family};
 
 /// The part of each key behind `ARCHITECTURE.`.
 const KEYS: Keys = Keys {
@@ -21,34 +31,13 @@ const KEYS: Keys = Keys {
     kv_heads: "attention.head_count_kv",
     head_dim: "attention.key_length",
     context_length: "context_length",
-    norm_eps: "attention.layer_norm_rms_epsilon",
+    norm_eps: RMS_EPSILON,
     rope_theta: "rope.freq_base",
     rope_dim: "rope.dimension_count",
 };
 
-/// Keys with the one value under which the family computes what the file means.
-///
-/// Any other value belongs to a feature that is not implemented, and leaving it out would give
-/// other numbers without a word.
-const NEUTRAL: [(&str, f64, &str); 11] = [
-    ("expert_count", 0.0, "0 (mixture of experts is not supported)"),
-    ("expert_used_count", 0.0, "0 (mixture of experts is not supported)"),
-    ("attention.sliding_window", 0.0, "0 (no window)"),
-    ("attention.scale", 0.0, "0 (the inverse root of the head size)"),
-    ("attention.clamp_kqv", 0.0, "0 (no clamping)"),
-    ("attn_logit_softcapping", 0.0, "0 (no capping)"),
-    ("final_logit_softcapping", 0.0, "0 (no capping)"),
-    ("logit_scale", 1.0, "1"),
-    ("residual_scale", 1.0, "1"),
-    ("embedding_scale", 1.0, "1"),
-    ("rope.scaling.attn_factor", 1.0, "1"),
-];
-
-/// The metadata below one architecture's prefix.
-struct Section<'a> {
-    gguf: &'a Gguf,
-    architecture: &'a str,
-}
+const RMS_EPSILON: &str = "attention.layer_norm_rms_epsilon";
+const LAYER_EPSILON: &str = "attention.layer_norm_epsilon";
 
 /// Reads the metadata of a GGUF file, or of a set of split ones.
 ///
@@ -58,9 +47,10 @@ struct Section<'a> {
 pub fn from_gguf(gguf: &Gguf) -> Result<ModelConfig, ConfigError> {
     let architecture = gguf.architecture()?;
     let family = Family::from_gguf(architecture)?;
-    let section = Section { gguf, architecture };
-    section.refuse_unknown_computations()?;
-    section.read(family).and_then(|config| config.checked(&KEYS)).map_err(|error| match error {
+    let section = Section { gguf, architecture, family };
+    let keys = Keys { norm_eps: section.epsilon_key(), ..KEYS };
+    let config = section.refuse_unknown().and_then(|()| section.read(&keys));
+    config.and_then(|config| config.checked(&keys)).map_err(|error| match error {
         ConfigError::Range { key, expected, found } => {
             ConfigError::Range { key: section.key(&key), expected, found }
         }
@@ -68,59 +58,81 @@ pub fn from_gguf(gguf: &Gguf) -> Result<ModelConfig, ConfigError> {
     })
 }
 
-impl<'a> Section<'a> {
-    fn key(&self, key: &str) -> String {
-        format!("{}.{key}", self.architecture)
-    }
-
-    fn usize(&self, key: &str) -> Result<Option<usize>, GgufError> {
-        self.gguf.metadata.usize(&self.key(key))
-    }
-
-    fn count(&self, key: &str) -> Result<usize, GgufError> {
-        self.gguf.metadata.required_usize(&self.key(key))
-    }
-
-    fn f64(&self, key: &str) -> Result<Option<f64>, GgufError> {
-        self.gguf.metadata.f64(&self.key(key))
-    }
-
-    fn has(&self, role: Role) -> bool {
-        self.gguf.tensor(&tensors::name(Format::Gguf, role, 0)).is_some()
-    }
-
-    fn read(&self, family: &'static Family) -> Result<ModelConfig, ConfigError> {
-        let hidden_size = self.count(KEYS.hidden_size)?;
-        let heads = self.count(KEYS.heads)?;
+impl Section<'_> {
+    fn read(&self, keys: &Keys) -> Result<ModelConfig, ConfigError> {
+        let graph = &self.family.graph;
+        let hidden_size = self.count(keys.hidden_size)?;
+        let heads = self.count(keys.heads)?;
         let head_dim = self.head_dim(hidden_size, heads)?;
-        let norm_eps = self.key(KEYS.norm_eps);
+        let layer_count = check_layers(keys.layers, self.count(keys.layers)?)?;
+        let context_length = self.count(keys.context_length)?;
+        let moe = self.moe()?;
+        let ropes = self.ropes(head_dim, context_length)?;
+        let storage = self.storage(layer_count);
         Ok(ModelConfig {
-            family,
+            family: self.family,
             vocab_size: self.vocab_size()?,
             hidden_size,
-            ffn_size: self.count(KEYS.ffn_size)?,
-            layers: self.count(KEYS.layers)?,
             heads,
-            kv_heads: self.usize(KEYS.kv_heads)?.unwrap_or(heads),
+            kv_heads: self.usize(keys.kv_heads)?.unwrap_or(heads),
             head_dim,
-            context_length: self.count(KEYS.context_length)?,
-            norm_eps: self.gguf.metadata.required_f64(&norm_eps)?,
-            rope: self.rope(family, head_dim)?,
+            context_length,
+            norm: Norm {
+                kind: graph.norm,
+                epsilon: self.required_f64(keys.norm_eps)?,
+                bias: graph.norm_bias,
+                // The converter has added it to the weights.
+                offset: 0.0,
+            },
+            block: self.block(),
+            attention: Attention {
+                scale: self.attention_scale(hidden_size, heads, head_dim, layer_count)?,
+                softcap: self.softcap("attn_logit_softcapping", |caps| caps.0)?,
+                qk_norm: graph.qk_norm,
+                qkv_bias: self.has_bias(Role::Q) || self.has_bias(Role::Qkv),
+                out_bias: self.has_bias(Role::O),
+            },
+            mlp: Mlp {
+                size: self.mlp_size(keys.ffn_size)?,
+                gated: graph.gated,
+                activation: graph.activation,
+                bias: self.has_bias(Role::Up),
+            },
+            layers: self.layers(layer_count, moe.is_some(), &ropes)?,
+            moe,
+            ropes: ropes.all,
+            embedding_scale: match graph.scaled_embeddings {
+                true => (hidden_size as f64).sqrt(),
+                false => self.factor("embedding_scale")?,
+            },
+            residual_scale: self.factor("residual_scale")?,
+            logit_scale: match self.family.gguf.scales {
+                Scales::Divided => self.factor("logit_scale")?.recip(),
+                _ => self.factor("logit_scale")?,
+            },
+            logit_softcap: self.softcap("final_logit_softcapping", |caps| caps.1)?,
             tied_embeddings: !self.has(Role::Output),
-            qkv_bias: self.has(Role::QBias),
-            attn_out_bias: self.has(Role::OBias),
-            mlp_bias: self.has(Role::GateBias),
+            output_bias: self.has_bias(Role::Output),
+            storage,
         })
+    }
+
+    /// Some converters give the epsilon of an RMS norm under the other name.
+    fn epsilon_key(&self) -> &'static str {
+        let (own, other) = match self.family.graph.norm {
+            NormKind::Rms => (RMS_EPSILON, LAYER_EPSILON),
+            NormKind::Layer => (LAYER_EPSILON, RMS_EPSILON),
+        };
+        let present = |key: &str| self.gguf.metadata.get(&self.key(key)).is_some();
+        if present(own) || !present(other) { own } else { other }
     }
 
     fn vocab_size(&self) -> Result<usize, ConfigError> {
         if let Some(size) = self.usize(KEYS.vocab_size)? {
             return Ok(size);
         }
-        let name = tensors::name(Format::Gguf, Role::TokenEmbedding, 0);
-        let embedding = self.gguf.tensor(&name);
-        let rows = embedding.and_then(|tensor| tensor.dims.first());
-        rows.copied().ok_or_else(|| ConfigError::Missing { key: self.key(KEYS.vocab_size) })
+        let rows = self.shape(Role::TokenEmbedding, 0).and_then(|shape| shape.first().copied());
+        rows.ok_or_else(|| ConfigError::Missing { key: self.key(KEYS.vocab_size) })
     }
 
     fn head_dim(&self, hidden_size: usize, heads: usize) -> Result<usize, ConfigError> {
@@ -128,64 +140,105 @@ impl<'a> Section<'a> {
             Some(head_dim) => head_dim,
             None => divided_head_dim(KEYS.heads, hidden_size, heads)?,
         };
-        match self.usize("attention.value_length")? {
-            Some(other) if other != head_dim => {
-                let key = self.key("attention.value_length");
-                Err(unsupported(key, other, &format!("{head_dim}, the length of keys")))
+        for key in ["attention.value_length", "attention.key_length_swa", "attention.value_length_swa"] {
+            if let Some(other) = self.usize(key)?.filter(|&other| other != head_dim) {
+                return Err(unsupported(self.key(key), other, &format!("{head_dim}, the length of keys")));
             }
-            _ => Ok(head_dim),
         }
+        Ok(head_dim)
     }
 
-    fn rope(&self, family: &Family, head_dim: usize) -> Result<Rope, ConfigError> {
-        Ok(Rope {
-            theta: self.f64(KEYS.rope_theta)?.unwrap_or(DEFAULT_THETA),
-            dim: self.usize(KEYS.rope_dim)?.unwrap_or(head_dim),
-            layout: family.gguf_rope,
-            scaling: self.rope_scaling()?,
-        })
+    fn block(&self) -> BlockShape {
+        let usual = self.family.graph.block;
+        let lacks_norm = usual.mlp_norm && !self.has(Role::MlpNorm);
+        if self.family.hf.parallel.is_some() && lacks_norm { usual.in_parallel() } else { usual }
     }
 
-    fn rope_scaling(&self) -> Result<RopeScaling, ConfigError> {
-        const KIND: &str = "rope.scaling.type";
-        let factors = self.has(Role::RopeFactors);
-        let kind = self.gguf.metadata.str(&self.key(KIND))?;
-        // `rope.scale_linear` is the key of files from before August 2023.
-        let factor = match self.f64("rope.scaling.factor")? {
-            Some(factor) => Some(factor),
-            None => self.f64("rope.scale_linear")?,
+    fn attention_scale(
+        &self,
+        hidden_size: usize,
+        heads: usize,
+        head_dim: usize,
+        layers: usize,
+    ) -> Result<f64, ConfigError> {
+        if let Some(scale) = self.f64("attention.scale")?.filter(|&scale| scale != 0.0) {
+            return positive("attention.scale", scale).map(|()| scale);
+        }
+        let wide = self.family.gguf.wide_scale_layers == Some(layers);
+        let root_of = if wide { hidden_size / heads.max(1) } else { head_dim };
+        Ok((root_of as f64).sqrt().recip())
+    }
+
+    /// A softcap, 0 meaning none; which of the family's two usual ones stands in for an absent key.
+    fn softcap(&self, key: &str, usual: fn((f64, f64)) -> f64) -> Result<Option<f64>, ConfigError> {
+        let usual = self.family.gguf.softcaps.map_or(0.0, usual);
+        let cap = Some(self.f64(key)?.unwrap_or(usual)).filter(|&cap| cap != 0.0);
+        cap.map_or(Ok(()), |cap| positive(key, cap))?;
+        Ok(cap)
+    }
+
+    fn factor(&self, key: &str) -> Result<f64, ConfigError> {
+        let factor = self.f64(key)?.unwrap_or(1.0);
+        positive(key, factor).map(|()| factor)
+    }
+
+    /// The dense feed-forward block's width, which files of experts alone may leave out.
+    fn mlp_size(&self, key: &str) -> Result<usize, ConfigError> {
+        let size = match self.has(Role::Router) {
+            true => self.usize(key)?.unwrap_or(0),
+            false => self.count(key)?,
         };
-        match (kind, factor) {
-            (Some("none"), _) | (None | Some("linear"), None | Some(1.0)) if factors => {
-                Ok(RopeScaling::FrequencyFactors)
-            }
-            (Some("none"), _) | (None | Some("linear"), None | Some(1.0)) => Ok(RopeScaling::None),
-            (None | Some("linear"), Some(factor)) if !factors => {
-                positive("rope.scaling.factor", factor)?;
-                Ok(RopeScaling::Linear { factor })
-            }
-            (None | Some("linear"), _) => {
-                let alone = "either a factor or rope_freqs.weight, not both";
-                Err(unsupported(self.key(KIND), "linear", alone))
-            }
-            (Some(other), _) => Err(unsupported(self.key(KIND), other, "none, linear")),
+        if !self.family.graph.halved_mlp {
+            return Ok(size);
+        }
+        if !size.is_multiple_of(2) {
+            return Err(range(key, "an even number", size));
+        }
+        Ok(size / 2)
+    }
+
+    fn storage(&self, layers: usize) -> Storage {
+        let any = |role| (0..layers).any(|layer| self.shape(role, layer).is_some());
+        let up_alone = self.has(Role::Up) && !self.has(Role::Gate);
+        Storage {
+            fused_qkv: self.has(Role::Qkv),
+            fused_gate_up: self.family.graph.gated && up_alone,
+            merged_experts: any(Role::ExpertDown),
         }
     }
 
-    fn refuse_unknown_computations(&self) -> Result<(), ConfigError> {
-        for (key, neutral, supported) in NEUTRAL {
-            let key = self.key(key);
-            let found = match self.gguf.metadata.get(&key) {
-                None => continue,
-                Some(Value::Uint(number)) => *number as f64,
-                Some(Value::Int(number)) => *number as f64,
-                Some(Value::Float(number)) => *number,
-                Some(other) => return Err(unsupported(key, other, supported)),
-            };
-            if found != neutral {
-                return Err(unsupported(key, found, supported));
-            }
+    fn moe(&self) -> Result<Option<Moe>, ConfigError> {
+        let experts = match self.usize("expert_count")? {
+            None | Some(0) => return Ok(None),
+            Some(experts) => experts,
+        };
+        within("expert_count", experts, MAX_EXPERTS)?;
+        let used = self.count("expert_used_count")?;
+        within("expert_used_count", used, experts)?;
+        let size = self.expert_size()?;
+        within("expert_feed_forward_length", size, MAX_WIDTH)?;
+        let normalised = self.bool("expert_weights_norm")?.unwrap_or(self.family.gguf.normalised_experts);
+        Ok(Some(Moe { experts, used, size, normalised, shared: self.shared()? }))
+    }
+
+    /// The width of experts: by its key, the tensors, or that of the dense block.
+    fn expert_size(&self) -> Result<usize, ConfigError> {
+        if let Some(size) = self.usize("expert_feed_forward_length")?.filter(|&size| size > 0) {
+            return Ok(size);
         }
-        Ok(())
+        match self.first_shape(Role::ExpertUp).as_deref() {
+            Some([_, size, _]) => Ok(*size),
+            _ => Ok(self.count(KEYS.ffn_size)?),
+        }
+    }
+
+    fn shared(&self) -> Result<Option<Shared>, ConfigError> {
+        const KEY: &str = "expert_shared_feed_forward_length";
+        let Some(rows) = self.first_shape(Role::SharedUp).and_then(|shape| shape.first().copied()) else {
+            return Ok(None);
+        };
+        let size = self.usize(KEY)?.filter(|&size| size > 0).unwrap_or(rows);
+        within(KEY, size, MAX_WIDTH)?;
+        Ok(Some(Shared { size, gated: self.first_shape(Role::SharedRouter).is_some() }))
     }
 }

@@ -1,34 +1,39 @@
 //! [`ModelConfig`] from the `config.json` of a Hugging Face checkpoint.
 //!
-//! Two layouts are in use: `rope_theta` beside `rope_scaling`, and, written by transformers 5,
-//! both in one object `rope_parameters`. Defaults are those of `LlamaConfig` in transformers,
-//! because published files leave out what equals them.
+//! Files leave out what equals the defaults of their family's configuration class, and name one quantity in
+//! several ways; [`keys`] settles both. Rotary embeddings are read in [`rope`], what differs from layer to
+//! layer in [`layers`]; here the parts are put together.
+//!
+//! Source: configuration and modelling files of transformers 5.23.
+
+mod keys;
+mod layers;
+mod rope;
 
 use serde_json::{Map, Value};
 
 use super::{
-    Keys, ModelConfig, Rope, RopeLayout, RopeScaling, divided_head_dim, positive, range, unsupported,
+    Activation, Attention, BlockShape, Keys, MAX_EXPERTS, Mlp, ModelConfig, Moe, Norm, Shared, Storage,
+    check_layers, divided_head_dim, positive, range, unsupported, within,
 };
+use crate::family::Flag;
 use crate::json::{self, Object};
 use crate::{ConfigError, Family};
 
-const DEFAULT_CONTEXT: usize = 2048;
-const DEFAULT_NORM_EPS: f64 = 1e-6;
-const DEFAULT_THETA: f64 = 10_000.0;
-
-const KEYS: Keys = Keys {
-    vocab_size: "vocab_size",
-    hidden_size: "hidden_size",
-    ffn_size: "intermediate_size",
-    layers: "num_hidden_layers",
-    heads: "num_attention_heads",
-    kv_heads: "num_key_value_heads",
-    head_dim: "head_dim",
-    context_length: "max_position_embeddings",
-    norm_eps: "rms_norm_eps",
-    rope_theta: "rope_theta",
-    rope_dim: "head_dim",
-};
+/// Names of activation functions.
+///
+/// Source: `ACT2FN` of transformers. Only the plain `gelu` is the exact one.
+const ACTIVATIONS: [(&str, Activation); 9] = [
+    ("silu", Activation::Silu),
+    ("swish", Activation::Silu),
+    ("gelu", Activation::GeluErf),
+    ("gelu_python", Activation::GeluErf),
+    ("gelu_new", Activation::GeluTanh),
+    ("gelu_fast", Activation::GeluTanh),
+    ("gelu_accurate", Activation::GeluTanh),
+    ("gelu_pytorch_tanh", Activation::GeluTanh),
+    ("gelu_python_tanh", Activation::GeluTanh),
+];
 
 /// Reads a `config.json`.
 ///
@@ -48,124 +53,217 @@ pub fn from_hf_json(text: &str) -> Result<ModelConfig, ConfigError> {
 pub fn from_hf_json_with(text: &str, overrides: &Map<String, Value>) -> Result<ModelConfig, ConfigError> {
     let mut map = json::parse(text)?;
     map.extend(overrides.clone());
-    read(Object::new(&map))
+    let file = Object::new(&map);
+    let model_type = file.required("model_type", file.str("model_type"))?;
+    let architectures = file.strings("architectures")?.unwrap_or_default();
+    let family = Family::from_hf(model_type, &architectures)?;
+    keys::refuse_unknown(file)?;
+    let Some(nested) = family.hf.nested else {
+        return read(Object::new(&keys::with_defaults(&map, family)?), family);
+    };
+    let inner = file.required(nested.key, file.object(nested.key, nested.prefix))?;
+    let merged = keys::with_defaults(inner.map(), family)?;
+    let inner = inner.of(&merged);
+    keys::refuse_unknown(inner)?;
+    read(inner, family)
 }
 
-fn read(json: Object<'_>) -> Result<ModelConfig, ConfigError> {
-    let model_type = json.required("model_type", json.str("model_type"))?;
-    let architectures = json.strings("architectures")?.unwrap_or_default();
-    let family = Family::from_hf(model_type, &architectures)?;
-    refuse_unknown_computations(json)?;
+fn read(json: Object<'_>, family: &'static Family) -> Result<ModelConfig, ConfigError> {
+    let keys = keys_of(json);
     let count = |key| json.required(key, json.usize(key));
-    let hidden_size = count(KEYS.hidden_size)?;
-    let heads = count(KEYS.heads)?;
-    let head_dim = match json.usize(KEYS.head_dim)? {
+    let hidden_size = count(keys.hidden_size)?;
+    let heads = count(keys.heads)?;
+    let head_dim = match json.usize(keys.head_dim)? {
         Some(head_dim) => head_dim,
-        None => divided_head_dim(KEYS.heads, hidden_size, heads)?,
+        None => divided_head_dim(&json.key(keys.heads), hidden_size, heads)?,
     };
-    let attention_bias = json.bool("attention_bias")?.unwrap_or(false);
+    let layer_count = check_layers(&json.key(keys.layers), count(keys.layers)?)?;
+    let context_length = count(keys.context_length)?;
+    let ropes = rope::read(json, family, head_dim, context_length)?;
+    let layers = layers::read(json, family, layer_count, &ropes)?;
+    let moe = moe(json)?;
+    let flag = |flag| flag_value(json, flag);
     let config = ModelConfig {
         family,
-        vocab_size: count(KEYS.vocab_size)?,
+        vocab_size: count(keys.vocab_size)?,
         hidden_size,
-        ffn_size: count(KEYS.ffn_size)?,
-        layers: count(KEYS.layers)?,
         heads,
-        kv_heads: json.usize(KEYS.kv_heads)?.unwrap_or(heads),
+        kv_heads: json.usize(keys.kv_heads)?.unwrap_or(heads),
         head_dim,
-        context_length: json.usize(KEYS.context_length)?.unwrap_or(DEFAULT_CONTEXT),
-        norm_eps: json.f64(KEYS.norm_eps)?.unwrap_or(DEFAULT_NORM_EPS),
-        rope: rope(json, head_dim)?,
+        context_length: rope::stretched(&ropes, context_length),
+        norm: Norm {
+            kind: family.graph.norm,
+            epsilon: json.required(keys.norm_eps, json.f64(keys.norm_eps))?,
+            bias: family.graph.norm_bias,
+            offset: family.hf.norm_offset,
+        },
+        block: block(json, family)?,
+        attention: Attention {
+            scale: attention_scale(json, head_dim)?,
+            softcap: cap(json, "attn_logit_softcapping")?,
+            qk_norm: family.graph.qk_norm,
+            qkv_bias: flag(family.hf.qkv_bias)?,
+            out_bias: flag(family.hf.attn_out_bias)?,
+        },
+        mlp: Mlp {
+            size: mlp_size(json, family, keys.ffn_size)?,
+            gated: family.graph.gated,
+            activation: activation(json, family)?,
+            bias: flag(family.hf.mlp_bias)?,
+        },
+        moe,
+        ropes: ropes.all,
+        layers,
+        embedding_scale: embedding_scale(json, family, hidden_size)?,
+        residual_scale: residual_scale(json, layer_count)?,
+        logit_scale: logit_scale(json, hidden_size)?,
+        logit_softcap: cap(json, "final_logit_softcapping")?,
         tied_embeddings: json.bool("tie_word_embeddings")?.unwrap_or(false),
-        qkv_bias: attention_bias,
-        attn_out_bias: attention_bias,
-        mlp_bias: json.bool("mlp_bias")?.unwrap_or(false),
+        output_bias: family.hf.output_bias,
+        storage: Storage {
+            fused_qkv: family.hf.fused_qkv,
+            fused_gate_up: family.hf.fused_gate_up,
+            merged_experts: false,
+        },
     };
-    config.checked(&KEYS)
-}
-
-/// Refuses what would need other code than the family's.
-fn refuse_unknown_computations(json: Object<'_>) -> Result<(), ConfigError> {
-    match json.str("hidden_act")? {
-        None | Some("silu") => {}
-        Some(other) => return Err(unsupported("hidden_act", other, "silu")),
-    }
-    let Some(quantization) = json.object("quantization_config", "quantization_config.")? else {
-        return Ok(());
-    };
-    let method = quantization.str("quant_method")?.unwrap_or("of an unnamed method");
-    let alternatives = "unquantised safetensors; for quantised weights use a GGUF version";
-    Err(unsupported("quantization_config", method, alternatives))
-}
-
-fn rope(json: Object<'_>, head_dim: usize) -> Result<Rope, ConfigError> {
-    let unified = json.object("rope_parameters", "rope_parameters.")?;
-    let separate = json.object("rope_scaling", "rope_scaling.")?;
-    let inner = unified.map_or(Ok(None), |parameters| parameters.f64(KEYS.rope_theta))?;
-    let theta = inner.map_or_else(|| json.f64(KEYS.rope_theta), |theta| Ok(Some(theta)))?;
-    let mut scalings = Vec::new();
-    for object in [unified, separate].into_iter().flatten() {
-        refuse_partial_rotation(object)?;
-        scalings.push(rope_scaling(json, object)?);
-    }
-    if let [one, other] = scalings.as_slice()
-        && one != other
-    {
-        let agreement = "the same scaling as rope_parameters";
-        return Err(unsupported("rope_scaling", "something else", agreement));
-    }
-    refuse_partial_rotation(json)?;
-    Ok(Rope {
-        theta: theta.unwrap_or(DEFAULT_THETA),
-        dim: head_dim,
-        layout: RopeLayout::HalfSplit,
-        scaling: scalings.pop().unwrap_or(RopeScaling::None),
+    config.checked(&keys).map_err(|error| match error {
+        ConfigError::Range { key, expected, found } => {
+            ConfigError::Range { key: json.key(&key), expected, found }
+        }
+        other => other,
     })
 }
 
-fn refuse_partial_rotation(json: Object<'_>) -> Result<(), ConfigError> {
-    const KEY: &str = "partial_rotary_factor";
-    match json.f64(KEY)? {
-        None | Some(1.0) => Ok(()),
-        Some(other) => Err(unsupported(json.key(KEY), other, "1")),
+/// The names this file has for the quantities that are checked.
+fn keys_of(json: Object<'_>) -> Keys {
+    Keys {
+        vocab_size: "vocab_size",
+        hidden_size: "hidden_size",
+        ffn_size: "intermediate_size",
+        layers: "num_hidden_layers",
+        heads: "num_attention_heads",
+        kv_heads: "num_key_value_heads",
+        head_dim: keys::present(json, keys::HEAD_DIM),
+        context_length: keys::present(json, keys::CONTEXT),
+        norm_eps: keys::present(json, keys::NORM_EPS),
+        rope_theta: keys::present(json, keys::THETA),
+        rope_dim: "head_dim times partial_rotary_factor",
     }
 }
 
-/// The scaling in `object`, which is `rope_scaling` or `rope_parameters` of `json`.
-fn rope_scaling(json: Object<'_>, object: Object<'_>) -> Result<RopeScaling, ConfigError> {
-    // Files older than transformers 4.43 say `type`; some carry both.
-    let key = if object.get("rope_type").is_some() { "rope_type" } else { "type" };
-    let number = |key| {
-        let value = object.required(key, object.f64(key))?;
-        positive(&object.key(key), value).map(|()| value)
-    };
-    match object.str(key)? {
-        None if object.get("factor").is_some() => Err(ConfigError::Missing { key: object.key("rope_type") }),
-        None | Some("default") => Ok(RopeScaling::None),
-        Some("linear") => Ok(RopeScaling::Linear { factor: number("factor")? }),
-        Some("llama3") => {
-            let (low, high) = (number("low_freq_factor")?, number("high_freq_factor")?);
-            if low >= high {
-                let above = format!("above low_freq_factor = {low}");
-                return Err(range(&object.key("high_freq_factor"), above, high));
-            }
-            Ok(RopeScaling::Llama3 {
-                factor: number("factor")?,
-                low_freq_factor: low,
-                high_freq_factor: high,
-                original_context: original_context(json, object)?,
-            })
-        }
-        Some(other) => Err(unsupported(object.key(key), other, "default, linear, llama3")),
+fn flag_value(json: Object<'_>, flag: Flag) -> Result<bool, ConfigError> {
+    match flag {
+        Flag::Yes => Ok(true),
+        Flag::No => Ok(false),
+        Flag::Key(key) => Ok(json.bool(key)?.unwrap_or(false)),
     }
 }
 
-fn original_context(json: Object<'_>, object: Object<'_>) -> Result<usize, ConfigError> {
-    const KEY: &str = "original_max_position_embeddings";
-    let context = match object.usize(KEY)? {
-        Some(context) => context,
-        None => object.required(KEY, json.usize(KEY))?,
+fn block(json: Object<'_>, family: &Family) -> Result<BlockShape, ConfigError> {
+    let usual = family.graph.block;
+    match family.hf.parallel {
+        Some(key) if json.bool(key)?.unwrap_or(false) => Ok(usual.in_parallel()),
+        _ => Ok(usual),
+    }
+}
+
+fn activation(json: Object<'_>, family: &Family) -> Result<Activation, ConfigError> {
+    let key = keys::present(json, keys::ACTIVATION);
+    let Some(name) = json.str(key)? else {
+        return Ok(family.graph.activation);
     };
-    super::within(&object.key(KEY), context, super::MAX_CONTEXT)?;
-    Ok(context)
+    let mut known = family.hf.activations.iter().chain(&ACTIVATIONS);
+    known.find(|(known, _)| *known == name).map(|(_, activation)| *activation).ok_or_else(|| {
+        let names: Vec<_> = ACTIVATIONS.iter().map(|(name, _)| *name).collect();
+        unsupported(json.key(key), name, &names.join(", "))
+    })
+}
+
+fn mlp_size(json: Object<'_>, family: &Family, key: &'static str) -> Result<usize, ConfigError> {
+    let size = json.required(key, json.usize(key))?;
+    if !family.graph.halved_mlp {
+        return Ok(size);
+    }
+    if !size.is_multiple_of(2) {
+        return Err(range(&json.key(key), "an even number", size));
+    }
+    Ok(size / 2)
+}
+
+/// Gemma says of which number the inverse root is taken, Granite gives the factor itself.
+fn attention_scale(json: Object<'_>, head_dim: usize) -> Result<f64, ConfigError> {
+    if let Some(factor) = json.f64("attention_multiplier")? {
+        return positive(&json.key("attention_multiplier"), factor).map(|()| factor);
+    }
+    let root_of = json.f64("query_pre_attn_scalar")?.unwrap_or(head_dim as f64);
+    if head_dim > 0 {
+        positive(&json.key("query_pre_attn_scalar"), root_of)?;
+    }
+    Ok(root_of.sqrt().recip())
+}
+
+fn cap(json: Object<'_>, key: &str) -> Result<Option<f64>, ConfigError> {
+    let cap = json.f64(key)?;
+    cap.map_or(Ok(()), |cap| positive(&json.key(key), cap))?;
+    Ok(cap)
+}
+
+fn embedding_scale(json: Object<'_>, family: &Family, hidden_size: usize) -> Result<f64, ConfigError> {
+    if family.graph.scaled_embeddings {
+        return Ok((hidden_size as f64).sqrt());
+    }
+    let key = keys::present(json, keys::EMBEDDING_SCALE);
+    factor(json, key)
+}
+
+/// MiniCPM divides by the root of the depth.
+fn residual_scale(json: Object<'_>, layers: usize) -> Result<f64, ConfigError> {
+    match json.get("scale_depth") {
+        Some(_) => Ok(factor(json, "scale_depth")? / (layers as f64).sqrt()),
+        None => factor(json, "residual_multiplier"),
+    }
+}
+
+/// Cohere multiplies, Granite divides, and MiniCPM divides by how much wider it is than its base.
+fn logit_scale(json: Object<'_>, hidden_size: usize) -> Result<f64, ConfigError> {
+    let base = json.f64("dim_model_base")?.map_or(Ok(1.0), |base| {
+        positive(&json.key("dim_model_base"), base).map(|()| base / hidden_size as f64)
+    })?;
+    Ok(base * factor(json, "logit_scale")? / factor(json, "logits_scaling")?)
+}
+
+/// A factor that is 1 where it is absent.
+fn factor(json: Object<'_>, key: &str) -> Result<f64, ConfigError> {
+    let factor = json.f64(key)?.unwrap_or(1.0);
+    positive(&json.key(key), factor).map(|()| factor)
+}
+
+fn moe(json: Object<'_>) -> Result<Option<Moe>, ConfigError> {
+    let key = keys::present(json, keys::EXPERTS);
+    let experts = match json.usize(key)? {
+        None | Some(0) => return Ok(None),
+        Some(experts) => experts,
+    };
+    within(&json.key(key), experts, MAX_EXPERTS)?;
+    let used = json.required("num_experts_per_tok", json.usize("num_experts_per_tok"))?;
+    within(&json.key("num_experts_per_tok"), used, experts)?;
+    let size_key = keys::present(json, keys::EXPERT_SIZE);
+    let size = json.required(size_key, json.usize(size_key))?;
+    within(&json.key(size_key), size, super::MAX_WIDTH)?;
+    Ok(Some(Moe {
+        experts,
+        used,
+        size,
+        normalised: json.bool("norm_topk_prob")?.unwrap_or(true),
+        shared: shared(json)?,
+    }))
+}
+
+fn shared(json: Object<'_>) -> Result<Option<Shared>, ConfigError> {
+    let key = keys::present(json, keys::SHARED_SIZE);
+    let Some(size) = json.usize(key)?.filter(|&size| size > 0) else {
+        return Ok(None);
+    };
+    within(&json.key(key), size, super::MAX_WIDTH)?;
+    Ok(Some(Shared { size, gated: key == keys::SHARED_SIZE[0] }))
 }

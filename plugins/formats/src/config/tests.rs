@@ -33,15 +33,15 @@ fn gguf_fails(key: &str, value: Value, message: &str) {
 fn both_formats_give_the_same_model_but_for_the_order_of_pairs() {
     let file = GgufFile::llama().key("llama.attention.layer_norm_rms_epsilon", Value::Float(0.5));
     let (mut from_hf, from_gguf) = (hf_ok(json!({"rms_norm_eps": 0.5})), gguf(&file));
-    assert_eq!(from_hf.rope.layout, RopeLayout::HalfSplit);
-    from_hf.rope.layout = RopeLayout::Interleaved;
+    assert_eq!(from_hf.ropes[0].layout, RopeLayout::HalfSplit);
+    from_hf.ropes[0].layout = RopeLayout::Interleaved;
     assert_eq!(from_gguf, Ok(from_hf));
 }
 
 #[test]
 fn sizes_follow_from_the_configuration() {
     let config = hf_ok(json!({}));
-    assert_eq!((config.head_dim, config.rope.dim, config.kv_heads), (16, 16, 2));
+    assert_eq!((config.head_dim, config.ropes[0].dim, config.kv_heads), (16, 16, 2));
     // Embedding and output 2 * 48 * 64, per layer q and o 2 * 64 * 64, k and v 2 * 32 * 64,
     // feed-forward 3 * 96 * 64, two norms of 64; one norm at the end.
     let layer = 2 * 64 * 64 + 2 * 32 * 64 + 3 * 96 * 64 + 2 * 64;
@@ -58,8 +58,8 @@ fn what_a_file_leaves_out_is_as_in_transformers() {
     });
     let config = hf_ok(without);
     assert_eq!((config.kv_heads, config.context_length), (4, 2048));
-    assert_eq!((config.norm_eps, config.rope.theta), (1e-6, 10_000.0));
-    assert!(!config.tied_embeddings && !config.qkv_bias && !config.mlp_bias);
+    assert_eq!((config.norm.epsilon, config.ropes[0].theta), (1e-6, 10_000.0));
+    assert!(!config.tied_embeddings && !config.attention.qkv_bias && !config.mlp.bias);
 }
 
 #[test]
@@ -69,17 +69,17 @@ fn explicit_head_sizes_need_not_divide_the_width() {
         .key("llama.attention.key_length", Value::Uint(24))
         .key("llama.attention.value_length", Value::Uint(24));
     let config = gguf(&file).expect("a sound configuration");
-    assert_eq!((config.head_dim, config.rope.dim), (24, 24));
+    assert_eq!((config.head_dim, config.ropes[0].dim), (24, 24));
 }
 
 #[test]
 fn biases_are_separate_switches() {
     let config = hf_ok(json!({"attention_bias": true}));
-    assert_eq!((config.qkv_bias, config.attn_out_bias, config.mlp_bias), (true, true, false));
-    assert!(hf_ok(json!({"mlp_bias": true})).mlp_bias);
+    assert_eq!((config.attention.qkv_bias, config.attention.out_bias, config.mlp.bias), (true, true, false));
+    assert!(hf_ok(json!({"mlp_bias": true})).mlp.bias);
     let file = GgufFile::llama().tensor("blk.0.attn_q.bias", &[64], GgmlType::F32);
     let config = gguf(&file).expect("a sound configuration");
-    assert_eq!((config.qkv_bias, config.attn_out_bias, config.mlp_bias), (true, false, false));
+    assert_eq!((config.attention.qkv_bias, config.attention.out_bias, config.mlp.bias), (true, false, false));
 }
 
 fn llama3() -> RopeScaling {
@@ -97,7 +97,7 @@ fn llama3_json() -> Map<String, Json> {
 #[test]
 fn both_layouts_of_rope_are_read() {
     let check = |changes: Json, theta: f64, scaling: RopeScaling| {
-        let rope = hf_ok(changes.clone()).rope;
+        let rope = hf_ok(changes.clone()).ropes.remove(0);
         assert_eq!((rope.theta, rope.scaling), (theta, scaling), "{changes}");
     };
     let mut unified = llama3_json();
@@ -116,9 +116,9 @@ fn both_layouts_of_rope_are_read() {
 #[test]
 fn other_ropes_are_refused_by_key() {
     let scaling = |json: Json, message: &str| hf_fails(json!({"rope_scaling": json}), message);
-    scaling(json!({"type": "yarn", "factor": 2}), "rope_scaling.type = yarn is not supported");
+    scaling(json!({"type": "spiral", "factor": 2}), "rope_scaling.type = spiral is not supported");
     let longrope = json!({"rope_parameters": {"rope_type": "longrope"}});
-    hf_fails(longrope, "rope_parameters.rope_type = longrope is not supported");
+    hf_fails(longrope, "rope_parameters.short_factor is missing");
     scaling(json!({"factor": 2}), "rope_scaling.rope_type is missing");
     scaling(json!({"type": "linear"}), "rope_scaling.factor is missing");
     scaling(json!({"type": "linear", "factor": 0}), "rope_scaling.factor is 0, expected a positive");
@@ -137,17 +137,20 @@ fn other_ropes_are_refused_by_key() {
     let both = json!({"rope_parameters": llama3_json(), "rope_scaling": {"type": "default"}});
     hf_fails(both, "rope_scaling = something else is not supported");
     hf_fails(json!({"rope_theta": 0}), "rope_theta is 0");
-    hf_fails(json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor = 0.5 is not supported");
+    hf_fails(json!({"partial_rotary_factor": 1.5}), "partial_rotary_factor is 1.5, expected a number from");
     hf_fails(json!({"rope_theta": -1e4}), "rope_theta is -10000");
-    let partial = json!({"rope_parameters": {"partial_rotary_factor": 0.5}});
-    hf_fails(partial, "rope_parameters.partial_rotary_factor = 0.5 is not supported");
+    let partial = json!({"rope_parameters": {"partial_rotary_factor": 0.2}});
+    hf_fails(partial, "head_dim times partial_rotary_factor is 3, expected an even number from 2 to 16");
 }
 
 #[test]
 fn other_computations_are_refused_by_key() {
-    hf_fails(json!({"model_type": "mistral"}), "model architecture mistral is not supported");
+    hf_fails(json!({"model_type": "bert"}), "model architecture bert is not supported");
     hf_fails(json!({"model_type": null}), "model_type is missing");
-    hf_fails(json!({"hidden_act": "gelu"}), "hidden_act = gelu is not supported; supported: silu");
+    hf_fails(
+        json!({"hidden_act": "quick_gelu"}),
+        "hidden_act = quick_gelu is not supported; supported: silu",
+    );
     let gptq = json!({"quantization_config": {"quant_method": "gptq"}});
     hf_fails(gptq, "quantization_config = gptq is not supported");
 }
@@ -199,7 +202,7 @@ fn gguf_infers_what_converters_leave_out() {
 #[test]
 fn gguf_scaling_shows_in_keys_or_tensors() {
     let check = |file: GgufFile, expected: Result<RopeScaling, &str>| {
-        let found = gguf(&file).map(|config| config.rope.scaling).map_err(|e| e.to_string());
+        let found = gguf(&file).map(|mut config| config.ropes.remove(0).scaling).map_err(|e| e.to_string());
         match (found, expected) {
             (Err(text), Err(part)) => assert!(text.contains(part), "{text}"),
             (found, expected) => assert_eq!(found, expected.map_err(str::to_owned)),
@@ -219,25 +222,30 @@ fn gguf_scaling_shows_in_keys_or_tensors() {
     check(factor(plain()), linear());
     check(plain().key("llama.rope.scale_linear", Value::Float(2.0)), linear());
     check(factors(factor(kind("linear"))), Err("not both"));
-    check(kind("yarn"), Err("llama.rope.scaling.type = yarn is not supported"));
-    let zero = plain().key("llama.rope.scaling.factor", Value::Float(0.0));
-    check(zero, Err("llama.rope.scaling.factor is 0, expected a positive number"));
+    check(kind("yarn"), Err("llama.rope.scaling.factor is missing"));
+    check(kind("spiral"), Err("llama.rope.scaling.type = spiral is not supported"));
+    check(plain().key("llama.rope.scaling.factor", Value::Float(0.0)), Ok(RopeScaling::None));
+    let negative = plain().key("llama.rope.scaling.factor", Value::Float(-2.0));
+    check(negative, Err("llama.rope.scaling.factor is -2, expected a positive number"));
 }
 
 #[test]
 fn gguf_keys_are_checked_by_name() {
     let number = Value::Uint;
     let text = |text: &str| Value::String(text.to_owned());
-    gguf_fails("general.architecture", text("qwen2"), "model architecture qwen2 is not supported");
+    gguf_fails("general.architecture", text("bert"), "model architecture bert is not supported");
     gguf_fails("general.architecture", number(1), "general.architecture is 1, expected a string");
-    gguf_fails("llama.expert_count", number(8), "mixture of experts is not supported");
-    gguf_fails("llama.attention.sliding_window", number(16), "sliding_window = 16 is not supported");
+    gguf_fails("llama.expert_count", number(8), "lacks the metadata key llama.expert_used_count");
     gguf_fails("llama.logit_scale", Value::Float(0.5), "llama.logit_scale = 0.5 is not supported");
     gguf_fails("llama.block_count", number(0), "llama.block_count is 0, expected 1 to 4096");
     gguf_fails("llama.block_count", number(1 << 40), "llama.block_count is 1099511627776");
     gguf_fails("llama.block_count", text("2"), "llama.block_count is \"2\"");
     let per_layer = Value::Array(Array::Int(vec![4, 8]));
-    gguf_fails("llama.attention.head_count", per_layer, "head_count is a list of 2, expected");
+    gguf_fails(
+        "llama.attention.head_count",
+        per_layer,
+        "head_count = a list of 2 is not supported; supported: one number",
+    );
     gguf_fails("llama.attention.head_count_kv", number(3), "llama.attention.head_count_kv is 3");
     gguf_fails("llama.attention.head_count", number(0), "llama.attention.head_count is 0");
     gguf_fails("llama.attention.value_length", number(8), "value_length = 8 is not supported");

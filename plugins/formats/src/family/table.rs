@@ -1,6 +1,6 @@
 //! The table of families, one row each. Rows say only how they differ from the first.
 
-use super::{Checkpoint, Family, Flag, Graph};
+use super::{Checkpoint, Converted, Family, Flag, Graph, Positions, Scales, Windows};
 use crate::config::{Activation, BlockShape, NormKind, QkNorm, RopeLayout};
 use crate::tensors::Role;
 
@@ -18,6 +18,7 @@ pub const FAMILIES: &[Family] = &[
             qkv_bias: Flag::No,
             attn_out_bias: Flag::No,
             mlp_bias: Flag::No,
+            windows: Windows::Every,
             ..LLAMA.hf
         },
         ..LLAMA
@@ -41,6 +42,7 @@ pub const FAMILIES: &[Family] = &[
             qkv_bias: Flag::No,
             attn_out_bias: Flag::No,
             mlp_bias: Flag::No,
+            windows: Windows::Every,
             ..LLAMA.hf
         },
         ..LLAMA
@@ -73,7 +75,7 @@ pub const FAMILIES: &[Family] = &[
             output_bias: true,
             ..LLAMA.hf
         },
-        gguf_rope: RopeLayout::HalfSplit,
+        gguf: UNPERMUTED,
     },
     Family {
         name: "phi3",
@@ -88,9 +90,10 @@ pub const FAMILIES: &[Family] = &[
             qkv_bias: Flag::No,
             attn_out_bias: Flag::No,
             mlp_bias: Flag::No,
+            windows: Windows::Every,
             ..LLAMA.hf
         },
-        gguf_rope: RopeLayout::HalfSplit,
+        gguf: Converted { windows: Windows::Every, ..UNPERMUTED },
         ..LLAMA
     },
     Family {
@@ -99,8 +102,10 @@ pub const FAMILIES: &[Family] = &[
         hf_model_types: &["qwen"],
         hf_architectures: &["QWenLMHeadModel"],
         gguf_architectures: &["qwen"],
+        graph: Graph { halved_mlp: true, ..LLAMA.graph },
         hf: Checkpoint {
-            defaults: r#"{"layer_norm_epsilon": 1e-6, "rotary_emb_base": 10000}"#,
+            defaults: r#"{"layer_norm_epsilon": 1e-6, "rotary_emb_base": 10000, "seq_length": 8192,
+                "kv_channels": 128}"#,
             layers: "transformer.h",
             names: &[
                 (Role::TokenEmbedding, "transformer.wte"),
@@ -119,7 +124,7 @@ pub const FAMILIES: &[Family] = &[
             mlp_bias: Flag::No,
             ..LLAMA.hf
         },
-        gguf_rope: RopeLayout::HalfSplit,
+        gguf: UNPERMUTED,
         ..LLAMA
     },
     QWEN2,
@@ -134,8 +139,10 @@ pub const FAMILIES: &[Family] = &[
                 "use_sliding_window": false, "max_window_layers": 28, "decoder_sparse_step": 1,
                 "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632, "num_experts": 60,
                 "num_experts_per_tok": 4, "norm_topk_prob": false}"#,
+            windows: Windows::Alternate,
             ..QWEN2.hf
         },
+        gguf: Converted { normalised_experts: false, ..UNPERMUTED },
         ..QWEN2
     },
     QWEN3,
@@ -149,6 +156,7 @@ pub const FAMILIES: &[Family] = &[
             defaults: r#"{"num_key_value_heads": 4, "max_position_embeddings": 32768, "sliding_window": 4096,
                 "use_sliding_window": false, "decoder_sparse_step": 1, "moe_intermediate_size": 768,
                 "num_experts": 128, "num_experts_per_tok": 8, "norm_topk_prob": false}"#,
+            windows: Windows::Used,
             ..QWEN3.hf
         },
         ..QWEN3
@@ -165,9 +173,10 @@ pub const FAMILIES: &[Family] = &[
                 "tie_word_embeddings": true}"#,
             norm_offset: 1.0,
             mlp_bias: Flag::No,
+            activations: &[("gelu", Activation::GeluTanh)],
             ..LLAMA.hf
         },
-        gguf_rope: RopeLayout::HalfSplit,
+        gguf: UNPERMUTED,
         ..LLAMA
     },
     GEMMA2,
@@ -177,13 +186,20 @@ pub const FAMILIES: &[Family] = &[
         hf_model_types: &["gemma3_text"],
         hf_architectures: &["Gemma3ForCausalLM", "Gemma3TextForCausalLM"],
         gguf_architectures: &["gemma3"],
-        graph: Graph { qk_norm: QkNorm::Head, ..GEMMA2.graph },
+        graph: Graph { qk_norm: QkNorm::Head, positions: Positions::LocalBase, ..GEMMA2.graph },
         hf: Checkpoint {
-            defaults: r#"{"hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 131072,
+            defaults: r#"{"vocab_size": 262208, "num_attention_heads": 8, "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 131072,
                 "head_dim": 256, "num_key_value_heads": 4, "tie_word_embeddings": true, "rope_theta": 1e6,
-                "rope_local_base_freq": 10000, "query_pre_attn_scalar": 256, "sliding_window": 4096,
-                "sliding_window_pattern": 6}"#,
+                "rope_local_base_freq": 10000, "query_pre_attn_scalar": 256, "sliding_window": 4096}"#,
+            windows: Windows::Pattern(6),
             ..GEMMA2.hf
+        },
+        gguf: Converted {
+            windows: Windows::Pattern(6),
+            window: None,
+            wide_scale_layers: Some(62),
+            softcaps: Some((0.0, 0.0)),
+            ..UNPERMUTED
         },
         ..GEMMA2
     },
@@ -212,6 +228,8 @@ const LLAMA: Family = Family {
         gated: true,
         activation: Activation::Silu,
         scaled_embeddings: false,
+        halved_mlp: false,
+        positions: Positions::Same,
     },
     hf: Checkpoint {
         defaults: "{}",
@@ -225,10 +243,26 @@ const LLAMA: Family = Family {
         attn_out_bias: Flag::Key("attention_bias"),
         mlp_bias: Flag::Key("mlp_bias"),
         output_bias: false,
+        activations: &[],
+        parallel: None,
+        windows: Windows::Never,
+        nested: None,
     },
-    // llama.cpp's converter permutes the rows of q and k so that pairs become neighbours.
-    gguf_rope: RopeLayout::Interleaved,
+    gguf: Converted {
+        // llama.cpp's converter permutes the rows of q and k so that pairs become neighbours.
+        rope: RopeLayout::Interleaved,
+        // Mistral's, should a file give it.
+        windows: Windows::Every,
+        window: None,
+        normalised_experts: true,
+        wide_scale_layers: None,
+        softcaps: None,
+        scales: Scales::Never,
+    },
 };
+
+const UNPERMUTED: Converted =
+    Converted { rope: RopeLayout::HalfSplit, windows: Windows::Never, ..LLAMA.gguf };
 
 const QWEN2: Family = Family {
     name: "qwen2",
@@ -242,9 +276,10 @@ const QWEN2: Family = Family {
         qkv_bias: Flag::Yes,
         attn_out_bias: Flag::No,
         mlp_bias: Flag::No,
+        windows: Windows::From,
         ..LLAMA.hf
     },
-    gguf_rope: RopeLayout::HalfSplit,
+    gguf: UNPERMUTED,
     ..LLAMA
 };
 
@@ -259,9 +294,10 @@ const QWEN3: Family = Family {
         defaults: r#"{"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768,
             "sliding_window": 4096, "use_sliding_window": false, "max_window_layers": 28}"#,
         mlp_bias: Flag::No,
+        windows: Windows::From,
         ..LLAMA.hf
     },
-    gguf_rope: RopeLayout::HalfSplit,
+    gguf: UNPERMUTED,
     ..LLAMA
 };
 
@@ -280,7 +316,7 @@ const GEMMA2: Family = Family {
     hf: Checkpoint {
         defaults: r#"{"hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 8192,
             "head_dim": 256, "num_key_value_heads": 4, "tie_word_embeddings": true,
-            "query_pre_attn_scalar": 256, "sliding_window": 4096, "sliding_window_pattern": 2,
+            "query_pre_attn_scalar": 256, "sliding_window": 4096,
             "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}"#,
         names: &[
             (Role::AttnPostNorm, "post_attention_layernorm"),
@@ -289,8 +325,15 @@ const GEMMA2: Family = Family {
         ],
         norm_offset: 1.0,
         mlp_bias: Flag::No,
+        windows: Windows::Pattern(2),
         ..LLAMA.hf
     },
-    gguf_rope: RopeLayout::HalfSplit,
+    gguf: Converted {
+        windows: Windows::Pattern(2),
+        window: Some(4096),
+        wide_scale_layers: Some(46),
+        softcaps: Some((50.0, 30.0)),
+        ..UNPERMUTED
+    },
     ..LLAMA
 };

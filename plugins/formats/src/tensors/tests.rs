@@ -24,24 +24,26 @@ fn run(config: &ModelConfig, format: Format, table: &BTreeMap<String, TensorEntr
 
 #[test]
 fn each_format_has_its_names() {
-    let case = |role, hf: &str, gguf: &str| {
-        assert_eq!(name(Format::Safetensors, role, 7), hf);
-        assert_eq!(name(Format::Gguf, role, 7), gguf);
+    let config = llama_config();
+    let check = |slot: Slot, hf: &str, gguf: &str| {
+        assert_eq!(slot.place(&config, Format::Safetensors).name, hf);
+        assert_eq!(slot.place(&config, Format::Gguf).name, gguf);
     };
+    let case = |role, hf: &str, gguf: &str| check(Slot::weight(role, 7), hf, gguf);
     case(Role::TokenEmbedding, "model.embed_tokens.weight", "token_embd.weight");
     case(Role::Output, "lm_head.weight", "output.weight");
     case(Role::O, "model.layers.7.self_attn.o_proj.weight", "blk.7.attn_output.weight");
     let norm = "model.layers.7.post_attention_layernorm.weight";
     case(Role::MlpNorm, norm, "blk.7.ffn_norm.weight");
-    case(Role::DownBias, "model.layers.7.mlp.down_proj.bias", "blk.7.ffn_down.bias");
+    let bias = Slot::weight(Role::Down, 7).bias();
+    check(bias, "model.layers.7.mlp.down_proj.bias", "blk.7.ffn_down.bias");
 }
 
 #[test]
 fn shapes_tell_the_projections_apart() {
     let config = llama_config();
     let shapes: BTreeMap<_, _> = expected(&config, Format::Gguf)
-        .into_iter()
-        .filter(|tensor| tensor.layer == 1)
+        .filter(|tensor| tensor.name.starts_with("blk.1."))
         .map(|tensor| (tensor.name, tensor.shape))
         .collect();
     assert_eq!(shapes.len(), 9);
@@ -53,20 +55,19 @@ fn shapes_tell_the_projections_apart() {
 
 #[test]
 fn optional_parts_follow_the_configuration() {
-    let names = |config: &ModelConfig, format| -> Vec<_> {
-        let expected = expected(config, format).into_iter();
-        expected.filter(|tensor| !tensor.optional).map(|tensor| tensor.role).collect()
-    };
+    let has = |config: &ModelConfig, format, slot: Slot| slots(config, format).any(|found| found == slot);
+    let bias = |role| Slot::weight(role, 1).bias();
+    let output = Slot::weight(Role::Output, 0);
     let mut config = llama_config();
-    let plain = names(&config, Format::Gguf);
-    assert!(plain.contains(&Role::Output) && !plain.contains(&Role::QBias));
+    assert!(has(&config, Format::Gguf, output) && !has(&config, Format::Gguf, bias(Role::Q)));
     config.tied_embeddings = true;
-    config.qkv_bias = true;
-    config.rope.scaling = RopeScaling::FrequencyFactors;
-    let rich = names(&config, Format::Gguf);
-    assert!(!rich.contains(&Role::Output) && !names(&config, Format::Safetensors).contains(&Role::Output));
-    assert!(rich.contains(&Role::VBias) && !rich.contains(&Role::OBias));
-    assert!(rich.contains(&Role::RopeFactors));
+    config.attention.qkv_bias = true;
+    config.ropes[0].scaling = RopeScaling::FrequencyFactors;
+    assert!(!has(&config, Format::Gguf, output));
+    let repeated = expected(&config, Format::Safetensors).find(|tensor| tensor.name == "lm_head.weight");
+    assert!(repeated.is_some_and(|tensor| tensor.optional));
+    assert!(has(&config, Format::Gguf, bias(Role::V)) && !has(&config, Format::Gguf, bias(Role::O)));
+    assert!(has(&config, Format::Gguf, Slot::weight(Role::RopeFactors, 0)));
 }
 
 #[test]
@@ -134,7 +135,7 @@ fn unknown_tensors_are_refused_in_gguf_and_tolerated_in_safetensors() {
 #[test]
 fn frequency_factors_have_to_be_floats() {
     let mut config = llama_config();
-    config.rope.scaling = RopeScaling::FrequencyFactors;
+    config.ropes[0].scaling = RopeScaling::FrequencyFactors;
     let mut table = table(&config, Format::Gguf);
     assert_eq!(run(&config, Format::Gguf, &table), Ok(()));
     let factors = table.get_mut("rope_freqs.weight").expect("factors are expected");
