@@ -105,7 +105,7 @@ def mixtures():
     yield "granitemoe", Model(
         tail(
             rms, "GraniteMoeForCausalLM", "granitemoe", **granite, num_local_experts=4, num_experts_per_tok=2,
-            attention_bias=False, tie_word_embeddings=True, rope_scaling=None,
+            attention_bias=False, rope_scaling=None,
         ),
         probes={**EPSILON, "residual_multiplier": {"residual_multiplier": 1.0}},
     )  # fmt: skip
@@ -137,7 +137,11 @@ def gemmas():
             query_pre_attn_scalar=24, attn_logit_softcapping=None, final_logit_softcapping=None,
             cache_implementation="hybrid",
         ),
-        variants={"layer-types": {"layer_types": kinds, "sliding_window_pattern": None}},
+        variants={
+            "layer-types": {"layer_types": kinds, "sliding_window_pattern": None},
+            # GGUF has no key for it.
+            "head-size": {"query_pre_attn_scalar": 16},
+        },
         probes={
             **EPSILON,
             "query_pre_attn_scalar": {"query_pre_attn_scalar": 16},
@@ -249,7 +253,7 @@ def dense():
     granite = dict(embedding_multiplier=12.0, residual_multiplier=0.5, attention_multiplier=0.2, logits_scaling=6.0)
     yield "granite", Model(
         tail(rms, "GraniteForCausalLM", "granite", **granite, attention_bias=False, mlp_bias=False,
-             tie_word_embeddings=True, rope_scaling=None),
+             rope_scaling=None),
         probes={**EPSILON, **{key: {key: 1.0} for key in granite}},
     )  # fmt: skip
     yield "cohere", Model(
@@ -267,18 +271,19 @@ def dense():
     )  # fmt: skip
     yield "starcoder2", Model(
         tail(base, "Starcoder2ForCausalLM", "starcoder2", hidden_act="gelu_pytorch_tanh", norm_epsilon=1e-5,
-             use_bias=True, sliding_window=12, tie_word_embeddings=OMIT, intermediate_size=96,
+             use_bias=True, sliding_window=None, tie_word_embeddings=OMIT, intermediate_size=96,
              mlp_type="default", norm_type="layer_norm"),
-        probes={"norm_epsilon 1e-3": {"norm_epsilon": 1e-3}, "erf gelu": {"hidden_act": "gelu"},
-                "window": {"sliding_window": 13}},
+        variants={"window": {"sliding_window": 12}},
+        probes={"norm_epsilon 1e-6": {"norm_epsilon": 1e-6}, "erf gelu": {"hidden_act": "gelu"},
+                "window": {"sliding_window": 12}},
     )  # fmt: skip
     yield "smollm3", Model(
         tail(rms, "SmolLM3ForCausalLM", "smollm3", num_hidden_layers=4, no_rope_layers=[1, 1, 1, 0],
              no_rope_layer_interval=4, tie_word_embeddings=True, rope_theta=5e6, use_sliding_window=False,
-             sliding_window=None, attention_bias=False, mlp_bias=False, intermediate_size=32),
+             sliding_window=None, attention_bias=False, mlp_bias=False, intermediate_size=32, pad_token_id=121),
         probes={**EPSILON, "rope everywhere": {"no_rope_layers": [1, 1, 1, 1]}},
     )  # fmt: skip
-    glm = dict(head_dim=16, attention_bias=True, partial_rotary_factor=0.5, rms_norm_eps=1e-5)
+    glm = dict(head_dim=16, attention_bias=True, partial_rotary_factor=0.5, rms_norm_eps=1e-5, pad_token_id=121)
     yield "glm", Model(tail(rms, "GlmForCausalLM", "glm", **glm))
     yield "glm4", Model(tail(rms, "Glm4ForCausalLM", "glm4", **glm))
     yield "ernie4_5", Model(

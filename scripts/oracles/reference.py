@@ -60,7 +60,8 @@ class Run:
     def rank(self):
         """Varied and certain continuations make the better reference, and no token between two experts."""
         varied = len(set(self.ids)) >= len(self.ids) // 3
-        return (self.gap > 0.001, varied, min(self.margins, default=0.0))
+        clear = sum(self.gap > least for least in (0.001, 0.01, 0.03))
+        return (clear, varied, min(self.margins, default=0.0))
 
 
 class Gaps:
@@ -128,7 +129,7 @@ class Recorder:
         runs = [(ids, greedy(self.model, ids, steps)) for ids in (self.prompt(length, n) for n in range(count))]
         ids, run = max(runs, key=lambda pair: pair[1].rank())
         entry = {"name": name, "prompt_ids": ids, "greedy_ids": run.ids, "greedy_margins": run.margins}
-        if run.gap < 0.0005:
+        if run.gap < 0.001:
             raise ValueError(f"a token of {name} is {run.gap} from another expert")
         self.record["cases"].append(entry)
         self.tensors[f"{name}.prompt_logits"] = run.logits

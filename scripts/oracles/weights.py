@@ -18,6 +18,7 @@ POST_NORMED = ("gemma2", "gemma3_text", "olmo2", "olmo3", "exaone4")
 ZERO_CENTRED = ("gemma", "nemotron")
 
 NORM = re.compile(r"norm|\bln_|\.ln_|layernorm")
+FINAL_NORM = re.compile(r"(model|transformer|backbone)\.(norm|final_layernorm|ln_f|norm_f)\.weight$")
 EMBEDDING = re.compile(r"embed_tokens|\bwte\b|word_embeddings|embeddings\.weight|\bwpe\b")
 ROUTER = re.compile(r"mlp\.gate\.weight|block_sparse_moe\.gate\.weight|router\.(layer\.)?weight|mlp\.router\.weight")
 TO_RESIDUAL = re.compile(r"o_proj|down_proj|dense\.weight|dense_4h_to_h|fc2|c_proj|out_proj|w2\.weight")
@@ -62,25 +63,34 @@ def norm(name, noise, config):
     if re.search(r"[qk]_?(layer)?norm", name):
         # Sharper attention: the norm has taken the scale of the projections away.
         return 0.2 * noise + (0.7 if zero_centred else 1.5)
-    if not zero_centred:
-        return 1 + 0.2 * noise
-    # Gemma's embeddings are small; its last norm makes up for them.
-    final = config["model_type"].startswith("gemma") and name == "model.norm.weight"
-    return 0.15 * noise + (25.0 if final else 0.0)
+    spread = 0.15 * noise if zero_centred else 1 + 0.2 * noise
+    # Tied embeddings are small; the last norm makes up for them in the logits.
+    return spread * lift(config) + (lift(config) if zero_centred else 0.0) if FINAL_NORM.match(name) else spread
 
 
 def embedding_scale(config):
-    """Small, so that an epsilon of 1e-5 tells in the first norm; larger where it also makes the logits."""
-    hidden = config.get("hidden_size") or config.get("n_embd") or config["d_model"]
-    if config["model_type"].startswith("gemma"):
-        return 0.15 / math.sqrt(hidden)
-    if config.get("tie_word_embeddings"):
-        return 4.0 / math.sqrt(hidden) * logit_divisor(config)
-    return 0.05 / config.get("embedding_multiplier", 1.0)
+    """Small, so that an epsilon of 1e-5 tells in the first norm."""
+    if config["model_type"] == "olmo" and config["tie_word_embeddings"]:
+        # Its norms have no weights that could make up for it.
+        return 4.0 / math.sqrt(width(config))
+    scale = 0.05 / config.get("embedding_multiplier", 1.0)
+    # Gemma multiplies by the root of the width.
+    return 3 * scale / math.sqrt(width(config)) if config["model_type"].startswith("gemma") else scale
+
+
+def lift(config):
+    """What the last norm has to multiply by for logits of the usual size."""
+    if not config["tie_word_embeddings"]:
+        return 1.0
+    return 4.0 * logit_divisor(config) / (embedding_scale(config) * math.sqrt(width(config)))
+
+
+def width(config):
+    return config.get("hidden_size") or config.get("n_embd") or config["d_model"]
 
 
 def logit_divisor(config):
-    return config.get("logits_scaling", 1.0) / config.get("logit_scale", 1.0)
+    return config.get("logits_scaling", 1.0) / (config.get("logit_scale") or 1.0)
 
 
 def gain(name, config):
