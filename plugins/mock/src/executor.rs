@@ -316,7 +316,7 @@ fn info(header: &ModelHeader, max_context: u32, kv_capacity_tokens: u64, caps: u
     ModelInfo {
         architecture: config.family.name.into(),
         vocab: config.vocab_size as u32,
-        layers: config.layers as u32,
+        layers: config.layers.len() as u32,
         heads: config.heads as u32,
         kv_heads: config.kv_heads as u32,
         head_dim: config.head_dim as u32,
