@@ -46,6 +46,8 @@ PUBLISHED = {
     "tekken": ("mistralai/Mistral-Nemo-Instruct-2407", None, [split(TEKKEN), BYTES]),
     "gpt-4o": ("Xenova/gpt-4o", None, [split(O200K, "Removed", True), BYTES]),
     "llama4": ("meta-llama/Llama-4-Scout-17B-16E-Instruct", None, [split(O200K), BYTES]),
+    "minicpm5": ("openbmb/MiniCPM5-1B", None, [
+        split(r"\p{N}{1,3}"), split(CL100K.replace("{1,3}", "+")), BYTES]),
     "deepseek-llm": ("deepseek-ai/deepseek-llm-7b-base", None, [
         split("[\r\n]"), split(DS_LETTERS), split(r"\s?[!-/:-~！-／：-～‘-‟　-。]+"), split(r"\s+$"),
         split("[一-龥ࠀ-一가-퟿]+"), digits(True), BYTES]),
