@@ -121,8 +121,11 @@ pub struct ServeArgs {
     /// Tokenizer to use instead of the model's: tokenizer.json, tokenizer.model or a directory
     #[arg(long, env = "SCONCE_TOKENIZER", value_name = "PATH")]
     pub tokenizer: Option<PathBuf>,
-    /// Chat template to use instead of the model's
-    #[arg(long, env = "SCONCE_CHAT_TEMPLATE", value_name = "FILE")]
+    /// How text is split, in place of what the GGUF file says (tokenizer.ggml.pre), such as llama-bpe
+    #[arg(long, env = "SCONCE_GGUF_PRE", value_name = "NAME")]
+    pub gguf_pre: Option<String>,
+    /// Chat template to use instead of the model's default: a Jinja file, or the name of another of the model's
+    #[arg(long, env = "SCONCE_CHAT_TEMPLATE", value_name = "FILE|NAME")]
     pub chat_template: Option<PathBuf>,
     /// Name clients call the model by [default: the file's or directory's]
     #[arg(long, env = "SCONCE_MODEL_NAME", value_name = "NAME")]
@@ -199,6 +202,9 @@ pub struct VerifyArgs {
     /// What the cases are run on: tokenizer.json, tokenizer.model, a directory or a GGUF
     #[arg(long, value_name = "PATH", requires = "cases", conflicts_with = "template")]
     pub tokenizer: Option<PathBuf>,
+    /// How text is split, in place of what the GGUF file says (tokenizer.ggml.pre)
+    #[arg(long, value_name = "NAME", requires = "tokenizer")]
+    pub gguf_pre: Option<String>,
     /// What the cases are run on: a .jinja file or a model
     #[arg(long, value_name = "PATH", requires = "cases")]
     pub template: Option<PathBuf>,

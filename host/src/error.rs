@@ -8,6 +8,7 @@ use sconce_plugin_api::loader::{LoadError, ManifestError};
 
 use crate::executor::ExecError;
 use crate::models::TextError;
+use crate::text::TokenizerError;
 
 /// Exit codes, documented in `docs/cli.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,6 +186,11 @@ impl ModelError {
                 "give a model with --model, or set TMPDIR to a directory that can be written"
             }
             ModelError::Format(error) => error.fix(),
+            ModelError::Text(TextError::Tokenizer(
+                TokenizerError::Pre { .. } | TokenizerError::PreGiven { .. },
+            )) => {
+                "give the name that the model was trained with as --gguf-pre, or its tokenizer.json as --tokenizer"
+            }
             ModelError::Text(TextError::Tokenizer(_)) => {
                 "download the model's tokenizer.json again, or give one with --tokenizer"
             }

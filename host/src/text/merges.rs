@@ -49,6 +49,7 @@ mod tests {
         let vocabulary = Vocabulary {
             tokens: tokens.iter().map(|t| t.0.to_owned()).collect(),
             kinds: tokens.iter().map(|t| t.2).collect(),
+            ..Vocabulary::default()
         };
         let scores: Vec<f64> = tokens.iter().map(|t| t.1).collect();
         let merges = from_scores(&vocabulary, &scores);

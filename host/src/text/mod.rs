@@ -9,15 +9,18 @@
 //! Sampling, queues and HTTP are elsewhere.
 
 mod added;
+mod beside;
 pub mod chat;
 pub mod detok;
 pub mod error;
+mod fallback;
 pub mod gguf;
 mod json;
 mod merges;
 mod pieces;
 mod pretokenizer;
 mod sentencepiece;
+mod slow;
 pub mod source;
 pub mod stop;
 mod strftime;
@@ -30,6 +33,7 @@ mod vocabulary;
 pub use chat::ChatPrompt;
 pub use detok::Detokenizer;
 pub use error::{TemplateError, TokenizerError};
+pub use fallback::fallback_template;
 pub use stop::StopMatcher;
-pub use template::{ChatTemplate, TemplateSource};
+pub use template::{ChatTemplate, Clock, TemplateSource};
 pub use tokenizer::{Specials, Tokenizer};

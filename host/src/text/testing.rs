@@ -23,6 +23,17 @@ pub fn json(dir: &std::path::Path, path: &str) -> Value {
     serde_json::from_str(&text).expect("JSON")
 }
 
+/// A directory with these files.
+pub fn files(files: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (name, content) in files {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("it lies in the directory")).expect("a directory");
+        std::fs::write(path, content).expect("a file");
+    }
+    dir
+}
+
 /// A list of token ids in JSON.
 pub fn ids(value: &Value) -> Vec<u32> {
     let ids = value.as_array().expect("a list of ids").iter();

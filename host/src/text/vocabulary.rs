@@ -4,6 +4,8 @@
 //! left to their modules. Everything here was written by strangers and is checked before the
 //! library sees it, because the library trusts its input.
 
+use std::collections::BTreeMap;
+
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::replace::ReplacePattern;
 use tokenizers::normalizers::{NormalizerWrapper, Prepend, Replace, Sequence};
@@ -41,12 +43,25 @@ impl TokenKind {
 }
 
 /// The tokens of a model; the index is the id.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Vocabulary {
     /// Their texts. Empty ones are ids without a token.
     pub tokens: Vec<String>,
     /// Their kinds, as many.
     pub kinds: Vec<TokenKind>,
+    /// How those that are found in a text take in what is around them, by id; most do not.
+    pub strips: BTreeMap<usize, Strip>,
+}
+
+/// What a token that is found in a text asks of its surroundings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Strip {
+    /// The blanks before it belong to it.
+    pub before: bool,
+    /// The blanks behind it belong to it.
+    pub behind: bool,
+    /// It has to stand alone as a word.
+    pub word: bool,
 }
 
 /// What SentencePiece does with text before merging.
@@ -134,16 +149,19 @@ impl Vocabulary {
 
     /// The tokens that are found in the text before anything else happens to it.
     fn added(&self) -> Vec<AddedToken> {
-        let all = self.tokens.iter().zip(&self.kinds).filter(|(token, _)| !token.is_empty());
-        all.filter_map(|(token, kind)| {
-            let special = match kind {
-                TokenKind::Control | TokenKind::Unknown => true,
-                TokenKind::UserDefined => false,
-                _ => return None,
-            };
-            Some(AddedToken::from(token, special).normalized(false))
-        })
-        .collect()
+        let all = self.tokens.iter().zip(&self.kinds).enumerate();
+        all.filter(|(_, (token, _))| !token.is_empty())
+            .filter_map(|(id, (token, kind))| {
+                let special = match kind {
+                    TokenKind::Control | TokenKind::Unknown => true,
+                    TokenKind::UserDefined => false,
+                    _ => return None,
+                };
+                let Strip { before, behind, word } = self.strips.get(&id).copied().unwrap_or_default();
+                let token = AddedToken::from(token, special).normalized(false);
+                Some(token.lstrip(before).rstrip(behind).single_word(word))
+            })
+            .collect()
     }
 }
 
