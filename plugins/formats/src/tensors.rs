@@ -266,9 +266,6 @@ impl Slot {
         } else if self.role.is_expert() && config.storage.merged_experts {
             let experts = config.moe.as_ref().map_or(0, |moe| moe.experts);
             ([&[experts], shape.as_slice()].concat(), self.expert * rows)
-        } else if self.role == Role::SharedRouter && format == Format::Gguf {
-            // Converters drop axes of length 1.
-            return Place { name, stored: shape[1..].to_vec(), rows: 0..shape[1], shape };
         } else {
             (shape.clone(), 0)
         };
@@ -398,7 +395,7 @@ pub fn check<'a>(
 }
 
 fn check_one(wanted: &Expected, found: &TensorEntry) -> Result<(), ConfigError> {
-    if found.shape != wanted.shape {
+    if without_ones(&found.shape) != without_ones(&wanted.shape) {
         return Err(ConfigError::TensorShape {
             name: wanted.name.clone(),
             expected: wanted.shape.clone(),
@@ -413,6 +410,14 @@ fn check_one(wanted: &Expected, found: &TensorEntry) -> Result<(), ConfigError> 
         ElementType::Safetensors(other) => refused(&other, "F32, F16, BF16, F64"),
         ElementType::Ggml(ty) if wanted.plain && ty != GgmlType::F32 => refused(&ty, "F32"),
         ElementType::Ggml(_) => Ok(()),
+    }
+}
+
+/// A shape without its leading axes of length 1, which some converters drop.
+fn without_ones(shape: &[usize]) -> &[usize] {
+    match shape {
+        [1, rest @ ..] if !rest.is_empty() => without_ones(rest),
+        all => all,
     }
 }
 

@@ -133,9 +133,27 @@ fn gates_equal_candles() {
     }
 }
 
+/// In f32 the product with expanded weights is the definition.
+#[test]
+fn unrounded_products_equal_those_of_expanded_weights() {
+    let mut state = 9;
+    for (rows, k) in [(1, 32), (17, 64), (40, 256), (33, 1024)] {
+        let blocks = QTensor::quantize(&random((rows, k), &mut state), GgmlDType::Q8_0).expect("blocks");
+        let expanded = blocks.dequantize(&Device::Cpu).and_then(|t| t.t()).expect("a matrix");
+        let linear = Linear { weight: Matrix::Unrounded(std::sync::Arc::new(blocks)), bias: None };
+        for tokens in [1, 2, 3, 4, 5, 19] {
+            let x = random((tokens, k), &mut state);
+            let expected = x.matmul(&expanded).expect("a product");
+            let found = CpuOps.linear(&x, &linear).expect("a product");
+            assert!(distance(&found, &expected) < 2e-3, "{tokens} x {rows} x {k}");
+            let found = CpuOps.linears(&x, &[&linear]).expect("a product");
+            assert!(distance(&found[0], &expected) < 2e-3, "{tokens} x {rows} x {k}");
+        }
+    }
+}
+
 #[test]
 fn fused_projections_equal_single_ones() {
-    use candle_core::quantized::GgmlDType;
     let mut state = 5;
     let linear = |rows: usize, state: &mut u64| {
         let weight = QTensor::quantize(&random((rows, 256), state), GgmlDType::Q4K).expect("blocks");
