@@ -154,6 +154,8 @@ pub enum Activation {
     Silu,
     /// `x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))`. Source: Hendrycks and Gimpel 2016.
     GeluTanh,
+    /// `max(x, 0)^2`.
+    Relu2,
     /// `x * Phi(x)`, Phi being the distribution function of the normal distribution.
     GeluErf,
 }
@@ -202,6 +204,8 @@ pub struct Storage {
     pub fused_gate_up: bool,
     /// All experts of a layer are one tensor for each projection.
     pub merged_experts: bool,
+    /// And of these, gate and up projections are one tensor.
+    pub fused_experts: bool,
 }
 
 /// Rotary position embedding.

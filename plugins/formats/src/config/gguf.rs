@@ -204,6 +204,7 @@ impl Section<'_> {
             fused_qkv: self.has(Role::Qkv),
             fused_gate_up: self.family.graph.gated && up_alone,
             merged_experts: any(Role::ExpertDown),
+            fused_experts: any(Role::ExpertGateUp),
         }
     }
 
@@ -226,9 +227,9 @@ impl Section<'_> {
         if let Some(size) = self.usize("expert_feed_forward_length")?.filter(|&size| size > 0) {
             return Ok(size);
         }
-        match self.first_shape(Role::ExpertUp).as_deref() {
-            Some([_, size, _]) => Ok(*size),
-            _ => Ok(self.count(KEYS.ffn_size)?),
+        match self.first_shape(Role::ExpertDown).as_deref() {
+            Some([_, _, size]) => Ok(*size),
+            _ => self.count(KEYS.ffn_size),
         }
     }
 

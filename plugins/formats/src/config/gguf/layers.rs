@@ -14,11 +14,12 @@ const PATTERN: &str = "attention.sliding_window_pattern";
 impl Section<'_> {
     pub fn layers(&self, count: usize, experts: bool, ropes: &Ropes) -> Result<Vec<Layer>, ConfigError> {
         let windows = self.windows(count)?;
+        let windowed = windows.iter().any(Option::is_some);
         let layer = |at: usize| {
             let window = windows[at];
             let turned = match self.family.graph.positions {
-                Positions::Same | Positions::LocalBase => true,
-                Positions::Windowed => window.is_some(),
+                Positions::Same | Positions::Local => true,
+                Positions::Windowed => window.is_some() || !windowed,
                 Positions::Interval(interval) => !(at + 1).is_multiple_of(interval),
             };
             let rope = if window.is_some() { ropes.sliding } else { 0 };

@@ -48,8 +48,9 @@ impl Section<'_> {
     fn sliding(&self, full: &Rope) -> Result<Rope, ConfigError> {
         let own = self.f64("rope.freq_base_swa")?;
         Ok(match (self.family.graph.positions, own) {
-            (Positions::LocalBase, own) => {
-                Rope { theta: own.unwrap_or(DEFAULT_THETA), scaling: RopeScaling::None, ..full.clone() }
+            (Positions::Local, own) => {
+                let theta = own.or(self.family.gguf.local_base).unwrap_or(full.theta);
+                Rope { theta, scaling: RopeScaling::None, ..full.clone() }
             }
             (_, Some(theta)) => Rope { theta, ..full.clone() },
             (_, None) => full.clone(),

@@ -69,15 +69,14 @@ impl<'a> Context<'a> {
             unified.object("sliding_attention", "rope_parameters.sliding_attention.")
         })?;
         match (self.family.graph.positions, nested) {
-            (Positions::LocalBase, None) => {
+            (Positions::Local, None) => {
                 let theta = self.json.f64("rope_local_base_freq")?.unwrap_or(full.theta);
                 Ok(Rope { theta, scaling: RopeScaling::None, ..full.clone() })
             }
-            (Positions::LocalBase, Some(own)) => {
+            (Positions::Local, Some(own)) => {
                 let base = self.json.f64("rope_local_base_freq")?.unwrap_or(full.theta);
-                let rope = self.rope(Some(own), None)?;
                 let theta = own.f64("rope_theta")?.unwrap_or(base);
-                Ok(Rope { theta, ..rope })
+                Ok(Rope { theta, ..self.rope(Some(own), None)? })
             }
             (_, Some(own)) => self.rope(Some(own), None),
             (_, None) => Ok(full.clone()),
