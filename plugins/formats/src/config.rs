@@ -383,6 +383,29 @@ impl ModelConfig {
     }
 }
 
+/// The rotary embeddings of a model, and which one layers with a window use; the others use the first.
+struct Ropes {
+    all: Vec<Rope>,
+    sliding: usize,
+}
+
+impl Ropes {
+    fn new(full: Rope, sliding: Rope) -> Self {
+        if sliding == full {
+            return Self { all: vec![full], sliding: 0 };
+        }
+        Self { all: vec![full, sliding], sliding: 1 }
+    }
+
+    /// Those that some layer uses.
+    fn used(mut self, layers: &[Layer]) -> Vec<Rope> {
+        if !layers.iter().any(|layer| layer.rope == Some(1)) {
+            self.all.truncate(1);
+        }
+        self.all
+    }
+}
+
 /// Checks the number of layers before anything is allocated for each.
 fn check_layers(key: &str, layers: usize) -> Result<usize, ConfigError> {
     within(key, layers, MAX_LAYERS).map(|()| layers)

@@ -68,6 +68,7 @@ impl Section<'_> {
         let context_length = self.count(keys.context_length)?;
         let moe = self.moe()?;
         let ropes = self.ropes(head_dim, context_length)?;
+        let layers = self.layers(layer_count, moe.is_some(), &ropes)?;
         let storage = self.storage(layer_count);
         Ok(ModelConfig {
             family: self.family,
@@ -98,9 +99,9 @@ impl Section<'_> {
                 activation: graph.activation,
                 bias: self.has_bias(Role::Up),
             },
-            layers: self.layers(layer_count, moe.is_some(), &ropes)?,
             moe,
-            ropes: ropes.all,
+            ropes: ropes.used(&layers),
+            layers,
             embedding_scale: match graph.scaled_embeddings {
                 true => (hidden_size as f64).sqrt(),
                 false => self.factor("embedding_scale")?,

@@ -113,7 +113,7 @@ fn read(json: Object<'_>, family: &'static Family) -> Result<ModelConfig, Config
             bias: flag(family.hf.mlp_bias)?,
         },
         moe,
-        ropes: ropes.all,
+        ropes: ropes.used(&layers),
         layers,
         embedding_scale: embedding_scale(json, family, hidden_size)?,
         residual_scale: residual_scale(json, layer_count)?,

@@ -1,9 +1,8 @@
 //! What differs from layer to layer: windows, rotary embeddings, mixtures of experts.
 
-use super::rope::Ropes;
 use super::section::Section;
 use crate::ConfigError;
-use crate::config::{Layer, range, unsupported};
+use crate::config::{Layer, Ropes, range, unsupported};
 use crate::family::{Positions, Windows};
 use crate::gguf::{Array, Value};
 use crate::tensors::Role;

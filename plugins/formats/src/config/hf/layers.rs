@@ -1,8 +1,7 @@
 //! What differs from layer to layer: windows, rotary embeddings, mixtures of experts.
 
 use super::keys;
-use super::rope::Ropes;
-use crate::config::{Layer, range, unsupported};
+use crate::config::{Layer, Ropes, range, unsupported};
 use crate::family::{Positions, Windows};
 use crate::json::Object;
 use crate::{ConfigError, Family};

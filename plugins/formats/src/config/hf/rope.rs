@@ -4,18 +4,12 @@
 //! object `rope_parameters`, which may hold one object for each type of layer.
 
 use super::keys;
-use crate::config::{Factors, MAX_CONTEXT, Rope, RopeScaling, positive, range, unsupported, within};
+use crate::config::{Factors, MAX_CONTEXT, Rope, RopeScaling, Ropes, positive, range, unsupported, within};
 use crate::family::Positions;
 use crate::json::Object;
 use crate::{ConfigError, Family};
 
 const SUPPORTED: &str = "default, linear, dynamic, llama3, yarn, longrope";
-
-/// The rotary embeddings of a model, and which one layers with a window use; the others use the first.
-pub(super) struct Ropes {
-    pub all: Vec<Rope>,
-    pub sliding: usize,
-}
 
 /// What all rotary embeddings of a model have in common.
 struct Context<'a> {
@@ -34,10 +28,7 @@ pub(super) fn read(
     let context = Context { json, family, head_dim, length };
     let full = context.full()?;
     let sliding = context.sliding(&full)?;
-    if sliding == full {
-        return Ok(Ropes { all: vec![full], sliding: 0 });
-    }
-    Ok(Ropes { all: vec![full, sliding], sliding: 1 })
+    Ok(Ropes::new(full, sliding))
 }
 
 /// The context a stretched model is made for: some files give the one before stretching.
