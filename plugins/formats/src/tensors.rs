@@ -356,7 +356,11 @@ pub fn slots(config: &ModelConfig, format: Format) -> impl Iterator<Item = Slot>
 }
 
 /// Every tensor a model of this configuration has in that format, layer by layer.
-pub fn expected(config: &ModelConfig, format: Format) -> impl Iterator<Item = Expected> + '_ {
+pub fn expected(config: &ModelConfig, format: Format) -> Vec<Expected> {
+    each_expected(config, format).collect()
+}
+
+fn each_expected(config: &ModelConfig, format: Format) -> impl Iterator<Item = Expected> + '_ {
     let mut seen = HashSet::new();
     slots(config, format).filter_map(move |slot| {
         let place = slot.place(config, format);
@@ -386,7 +390,7 @@ pub fn check<'a>(
 ) -> Result<(), ConfigError> {
     // One by one, so that a configuration that promises more than the file has costs nothing.
     let mut known = HashSet::new();
-    for wanted in expected(config, format) {
+    for wanted in each_expected(config, format) {
         match lookup(&wanted.name) {
             Some(found) => check_one(&wanted, found)?,
             None if wanted.optional => {}

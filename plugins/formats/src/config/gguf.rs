@@ -200,7 +200,8 @@ impl Section<'_> {
 
     fn storage(&self, layers: usize) -> Storage {
         let any = |role| (0..layers).any(|layer| self.shape(role, layer).is_some());
-        let up_alone = self.has(Role::Up) && !self.has(Role::Gate);
+        let dense = (0..layers).find(|&layer| self.shape(Role::Up, layer).is_some());
+        let up_alone = dense.is_some_and(|layer| self.shape(Role::Gate, layer).is_none());
         Storage {
             fused_qkv: self.has(Role::Qkv),
             fused_gate_up: self.family.graph.gated && up_alone,

@@ -6,6 +6,7 @@ use super::*;
 use crate::gguf::{Array, GgmlType, Gguf, Value};
 use crate::testing::{GgufFile, llama_json};
 
+mod converted;
 mod features;
 
 fn hf(changes: Json) -> Result<ModelConfig, ConfigError> {

@@ -129,7 +129,6 @@ pub const FAMILIES: &[Family] = &[
             ..LLAMA.hf
         },
         gguf: UNPERMUTED,
-        ..LLAMA
     },
     QWEN2,
     Family {
@@ -181,7 +180,6 @@ pub const FAMILIES: &[Family] = &[
             ..LLAMA.hf
         },
         gguf: UNPERMUTED,
-        ..LLAMA
     },
     GEMMA2,
     GEMMA3,
@@ -323,7 +321,6 @@ const QWEN3: Family = Family {
         ..LLAMA.hf
     },
     gguf: UNPERMUTED,
-    ..LLAMA
 };
 
 const GEMMA2: Family = Family {
@@ -360,7 +357,6 @@ const GEMMA2: Family = Family {
         softcaps: Some((50.0, 30.0)),
         ..UNPERMUTED
     },
-    ..LLAMA
 };
 
 const GEMMA3: Family = Family {
@@ -385,5 +381,4 @@ const GEMMA3: Family = Family {
         softcaps: Some((0.0, 0.0)),
         ..UNPERMUTED
     },
-    ..GEMMA2
 };

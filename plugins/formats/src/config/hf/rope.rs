@@ -159,13 +159,15 @@ impl<'a> Context<'a> {
     fn yarn(&self, object: Object<'a>) -> Result<RopeScaling, ConfigError> {
         let original_context = self.original_context(object)?.unwrap_or(self.length);
         let factor = self.stretch(object, original_context)?;
+        let attention_factor = yarn_attention(object, factor)?;
+        positive(&object.key("attention_factor"), attention_factor)?;
         Ok(RopeScaling::Yarn {
             factor,
             original_context,
             beta_fast: turns(object, "beta_fast", 32.0)?,
             beta_slow: turns(object, "beta_slow", 1.0)?,
             truncate: object.bool("truncate")?.unwrap_or(true),
-            attention_factor: yarn_attention(object, factor)?,
+            attention_factor,
         })
     }
 
@@ -177,6 +179,7 @@ impl<'a> Context<'a> {
             None if stretch <= 1.0 => 1.0,
             None => (1.0 + stretch.ln() / (original_context as f64).ln()).sqrt(),
         };
+        positive(&object.key("attention_factor"), attention_factor)?;
         Ok(RopeScaling::LongRope {
             factors: Factors::Listed {
                 short: factors(object, "short_factor", dim)?,

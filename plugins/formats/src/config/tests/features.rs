@@ -5,7 +5,7 @@ use crate::family::FAMILIES;
 use crate::tensors::{Slot, slots};
 
 /// The small Llama model's configuration as one of another family.
-fn of(model_type: &str, changes: Json) -> Result<ModelConfig, ConfigError> {
+pub(super) fn of(model_type: &str, changes: Json) -> Result<ModelConfig, ConfigError> {
     let mut file = llama_json();
     // Each family has its own names and defaults for these.
     for key in ["architectures", "rms_norm_eps", "num_key_value_heads", "max_position_embeddings"] {
@@ -17,7 +17,7 @@ fn of(model_type: &str, changes: Json) -> Result<ModelConfig, ConfigError> {
     from_hf_json_with(&Json::Object(file).to_string(), changes.as_object().expect("changes are an object"))
 }
 
-fn sound(model_type: &str, changes: Json) -> ModelConfig {
+pub(super) fn sound(model_type: &str, changes: Json) -> ModelConfig {
     of(model_type, changes).unwrap_or_else(|error| panic!("{model_type}: {error}"))
 }
 
