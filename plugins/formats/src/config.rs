@@ -154,6 +154,8 @@ pub enum Activation {
     Silu,
     /// `x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))`. Source: Hendrycks and Gimpel 2016.
     GeluTanh,
+    /// `max(x, 0)^2`.
+    Relu2,
     /// `x * Phi(x)`, Phi being the distribution function of the normal distribution.
     GeluErf,
 }
@@ -202,6 +204,8 @@ pub struct Storage {
     pub fused_gate_up: bool,
     /// All experts of a layer are one tensor for each projection.
     pub merged_experts: bool,
+    /// And of these, gate and up projections are one tensor.
+    pub fused_experts: bool,
 }
 
 /// Rotary position embedding.
@@ -376,6 +380,29 @@ impl ModelConfig {
         }
         positive(keys.norm_eps, self.norm.epsilon)?;
         Ok(self)
+    }
+}
+
+/// The rotary embeddings of a model, and which one layers with a window use; the others use the first.
+struct Ropes {
+    all: Vec<Rope>,
+    sliding: usize,
+}
+
+impl Ropes {
+    fn new(full: Rope, sliding: Rope) -> Self {
+        if sliding == full {
+            return Self { all: vec![full], sliding: 0 };
+        }
+        Self { all: vec![full, sliding], sliding: 1 }
+    }
+
+    /// Those that some layer uses.
+    fn used(mut self, layers: &[Layer]) -> Vec<Rope> {
+        if !layers.iter().any(|layer| layer.rope == Some(1)) {
+            self.all.truncate(1);
+        }
+        self.all
     }
 }
 

@@ -6,6 +6,9 @@ use super::*;
 use crate::gguf::{Array, GgmlType, Gguf, Value};
 use crate::testing::{GgufFile, llama_json};
 
+mod converted;
+mod features;
+
 fn hf(changes: Json) -> Result<ModelConfig, ConfigError> {
     let text = Json::Object(llama_json()).to_string();
     from_hf_json_with(&text, changes.as_object().expect("changes are an object"))
