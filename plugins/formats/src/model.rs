@@ -136,6 +136,15 @@ fn checked(
     tensors: BTreeMap<String, TensorEntry>,
     gguf: Option<Gguf>,
 ) -> Result<ModelHeader, FormatError> {
+    if config.layers > tensors.len() {
+        // The list of expected tensors is as long as the layers are many.
+        let error = ConfigError::Range {
+            key: "number of layers".to_owned(),
+            expected: format!("no more than the {} tensors of the model", tensors.len()),
+            found: config.layers.to_string(),
+        };
+        return Err(in_file(source.described_by(), error));
+    }
     let names = tensors.keys().map(String::as_str);
     let agreement = tensors::check(&config, source.format, names, |name| tensors.get(name));
     if let Err(error) = agreement {

@@ -55,6 +55,19 @@ fn configuration_and_weights_have_to_agree() {
 }
 
 #[test]
+fn layers_without_tensors_are_counted_before_they_are_listed() {
+    let mut deep = llama_json();
+    deep.insert("num_hidden_layers".to_owned(), json!(4096));
+    let dir = Directory::llama().with("config.json", Value::Object(deep).to_string());
+    fails(&dir, "number of layers is 4096, expected no more than the 21 tensors");
+    let file = GgufFile::llama().key("llama.block_count", crate::gguf::Value::Uint(22)).build();
+    fails(
+        &Directory::new().with("m.gguf", file),
+        "number of layers is 22, expected no more than the 21 tensors",
+    );
+}
+
+#[test]
 fn damage_is_reported_with_the_file() {
     let mut cut = checkpoint_without("");
     cut.pop();
