@@ -10,6 +10,8 @@
 
 mod added;
 pub mod chat;
+#[cfg(test)]
+mod damage;
 pub mod detok;
 pub mod error;
 pub mod gguf;
