@@ -11,6 +11,8 @@
 mod added;
 mod beside;
 pub mod chat;
+#[cfg(test)]
+mod damage;
 pub mod detok;
 pub mod error;
 mod fallback;

@@ -67,17 +67,34 @@ fn from_json(bytes: &[u8], beside: &Beside) -> Result<Tokenizer, TokenizerError>
     inner.with_padding(None).with_truncation(None).map_err(build)?;
     beside.adjust(&mut inner).map_err(build)?;
     let pieces = Pieces::of_decoder(inner.get_decoder())?;
-    let (prefix, suffix) = automatic(&inner).map_err(build)?;
+    let (prefix, suffix) = fenced(|| automatic(&inner)).map_err(build)?;
     let id = |key: &str| inner.token_to_id(&beside.token(key)?);
     let bos = id("bos_token").or(prefix.first().copied());
     let frame = Frame { prefix, suffix, ..Frame::new(bos, id("eos_token")) };
     Tokenizer::assemble(inner, pieces, frame, KIND.to_owned())
 }
 
-/// The library indexes by what the file claims, so a damaged file may make it panic.
+/// The part of a `tokenizer.json` that is looked at before the library reads it.
+#[derive(serde::Deserialize)]
+struct Outline {
+    #[serde(default)]
+    added_tokens: Vec<OutlineToken>,
+}
+
+#[derive(serde::Deserialize)]
+struct OutlineToken {
+    content: String,
+}
+
 fn parse(bytes: &[u8]) -> Result<tokenizers::Tokenizer, LibraryError> {
-    let parse = || tokenizers::Tokenizer::from_bytes(bytes);
-    catch_unwind(AssertUnwindSafe(parse)).unwrap_or_else(|_| Err("it contradicts itself".into()))
+    let outline: Outline = serde_json::from_slice(bytes)?;
+    super::added::check_size(outline.added_tokens.iter().map(|token| token.content.as_str()))?;
+    fenced(|| tokenizers::Tokenizer::from_bytes(bytes))
+}
+
+/// The library indexes by what the file claims, so a damaged file may make it panic.
+fn fenced<T>(work: impl FnOnce() -> Result<T, LibraryError>) -> Result<T, LibraryError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("it contradicts itself".into()))
 }
 
 /// What the post-processor puts in front of and behind every text.

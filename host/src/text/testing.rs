@@ -53,6 +53,11 @@ pub enum Meta {
 
 /// The metadata of a GGUF file with these keys and values.
 pub fn metadata(pairs: &[(&str, Meta)]) -> Metadata {
+    Gguf::parse(&file(pairs)).expect("a well-formed file").metadata
+}
+
+/// A GGUF file with these keys and values and no tensors.
+pub fn file(pairs: &[(&str, Meta)]) -> Vec<u8> {
     let mut out = b"GGUF\x03\0\0\0".to_vec();
     out.extend_from_slice(&0u64.to_le_bytes());
     out.extend_from_slice(&(pairs.len() as u64).to_le_bytes());
@@ -60,7 +65,7 @@ pub fn metadata(pairs: &[(&str, Meta)]) -> Metadata {
         text(&mut out, key);
         value.write(&mut out);
     }
-    Gguf::parse(&out).expect("a well-formed file").metadata
+    out
 }
 
 impl Meta {

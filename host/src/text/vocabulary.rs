@@ -105,7 +105,7 @@ impl Vocabulary {
         blanks: Blanks,
         kind: &str,
     ) -> Result<tokenizers::Tokenizer, TokenizerError> {
-        let merges = merges::from_scores(self, scores);
+        let merges = merges::from_scores(self, scores)?;
         let mut model =
             BPE::builder().vocab_and_merges(self.ids()?, merges).byte_fallback(true).fuse_unk(true);
         if let Some(id) = unknown {
@@ -139,11 +139,16 @@ impl Vocabulary {
         normalizer: Option<NormalizerWrapper>,
         steps: Option<PreTokenizerWrapper>,
     ) -> Result<tokenizers::Tokenizer, LibraryError> {
+        if self.tokens.iter().all(String::is_empty) {
+            return Err("it has no tokens".into());
+        }
         let mut tokenizer = tokenizers::Tokenizer::new(ModelWrapper::BPE(model));
         tokenizer.with_normalizer(normalizer)?;
         tokenizer.with_pre_tokenizer(steps);
+        let added = self.added();
+        super::added::check_size(added.iter().map(|token| token.content.as_str()))?;
         // All in one call: each call builds the matcher anew.
-        tokenizer.add_tokens(self.added())?;
+        tokenizer.add_tokens(added)?;
         Ok(tokenizer)
     }
 

@@ -47,7 +47,7 @@ impl Ops for CpuOps {
         let gated = match activation {
             Activation::Silu => gate_f32::<Silu>(gate, up),
             Activation::GeluTanh => gate_f32::<GeluTanh>(gate, up),
-            Activation::GeluErf => None,
+            Activation::GeluErf | Activation::Relu2 => None,
         };
         match gated {
             Some(values) => Tensor::from_vec(values, gate.shape(), &Device::Cpu),

@@ -123,7 +123,7 @@ fn very_large_scores_do_not_overflow() {
 #[test]
 fn gates_equal_candles() {
     let mut state = 1;
-    for activation in [Activation::Silu, Activation::GeluTanh, Activation::GeluErf] {
+    for activation in [Activation::Silu, Activation::GeluTanh, Activation::GeluErf, Activation::Relu2] {
         for width in [1, 7, 96, 5000] {
             let (gate, up) = (random((3, width), &mut state), random((3, width), &mut state));
             let found = CpuOps.gate(activation, &gate, &up).expect("a gate");
