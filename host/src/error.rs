@@ -197,6 +197,12 @@ impl ModelError {
             ModelError::Text(TextError::Template(_)) => "give another one with --chat-template",
             ModelError::AnotherModel(_) => "give the model that the oracle was made from",
             ModelError::Unsupported(_) => "choose another model or another --backend",
+            ModelError::Executor(error) if error.code == Code::UNSUPPORTED => {
+                "choose another model or another --backend"
+            }
+            ModelError::Executor(error) if error.code == Code::BAD_MODEL_FILE => {
+                "download the model again, or convert it again"
+            }
             _ if self.blames_backend() => {
                 "the backend failed, not the model: try another --backend, and tell the plugin's author"
             }

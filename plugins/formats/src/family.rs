@@ -215,14 +215,8 @@ impl Family {
 }
 
 fn unsupported(found: &str) -> ConfigError {
-    let rows = FAMILIES.iter();
-    ConfigError::UnsupportedFamily {
-        found: found.chars().take(80).collect(),
-        supported: rows
-            .map(|family| format!("{} ({})", family.name, family.description))
-            .collect::<Vec<_>>()
-            .join("; "),
-    }
+    let names: Vec<&str> = FAMILIES.iter().map(|family| family.name).collect();
+    ConfigError::UnsupportedFamily { found: found.chars().take(80).collect(), supported: names.join(", ") }
 }
 
 #[cfg(test)]
