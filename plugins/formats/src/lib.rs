@@ -20,6 +20,7 @@ pub mod file;
 pub mod generation;
 pub mod gguf;
 mod json;
+pub mod memory;
 pub mod model;
 pub mod safetensors;
 pub mod source;
