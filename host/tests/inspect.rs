@@ -5,7 +5,7 @@ mod support;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use support::{Run, all_fixtures, copy_dir, demo_model, fixture, sconce, temp_dir, text};
+use support::{Run, Server, all_fixtures, copy_dir, demo_model, fixture, sconce, temp_dir, text};
 
 const MODEL: i32 = 4;
 
@@ -160,6 +160,30 @@ fn the_demo_model_needs_no_path() {
             ("/text/chat_template/source", json!("GGUF metadata")),
         ],
     );
+}
+
+/// What is said beforehand is what a load finds: the figures of `/health`.
+#[test]
+fn a_load_takes_what_was_said() {
+    let check = |path: &Path, args: &[&str]| {
+        let said = usable(path, args);
+        let args = [&["--backend", "cpu", "--model", text(path)], args].concat();
+        let health = Server::start(&args).get("/health").ok();
+        let loaded = &health["models"][0];
+        says(
+            &said,
+            &[
+                ("/memory/weights_memory_bytes", loaded["weights_bytes"].clone()),
+                ("/memory/context_tokens", loaded["context"].clone()),
+                ("/memory/machine/kv_capacity_tokens", loaded["kv_capacity_tokens"].clone()),
+            ],
+        );
+        assert!(loaded["weights_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{health}");
+    };
+    check(&demo_model(), &[]);
+    check(&fixture("llama3-gqa"), &["--ctx", "40", "--max-sequences", "2"]);
+    check(&fixture("llama3-gqa"), &["--cpu-weights", "q8_0"]);
+    check(&fixture("stories260k/gguf/stories260K.Q4_0.gguf"), &[]);
 }
 
 /// A copy of the carried checkpoint with one file replaced, or removed.
