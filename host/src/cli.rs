@@ -45,6 +45,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Compare a backend's numbers with a reference
     Verify(VerifyArgs),
+    /// Say what a model is and whether it fits this machine, from its headers alone
+    Inspect(InspectArgs),
     /// Work with plugin files
     #[command(subcommand)]
     Plugin(PluginCommand),
@@ -57,7 +59,7 @@ impl Command {
             Command::Serve(args) => args.engine.threads,
             Command::Bench(args) => args.engine.threads,
             Command::Verify(args) => args.engine.threads,
-            Command::Plugin(PluginCommand::Test(_)) => None,
+            Command::Inspect(_) | Command::Plugin(PluginCommand::Test(_)) => None,
         }
     }
 }
@@ -214,6 +216,25 @@ pub struct VerifyArgs {
     #[arg(long, value_enum, default_value_t = WeightType::F32)]
     pub weights: WeightType,
     /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A Hugging Face directory or a .gguf file [default: the embedded demo model]
+    #[arg(env = "SCONCE_MODEL", value_name = "PATH")]
+    pub model: Option<PathBuf>,
+    /// Longest sequence in tokens [default: what the model was trained for]
+    #[arg(long, env = "SCONCE_CTX", value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ctx: Option<u32>,
+    /// Sequences generated at once
+    #[arg(long, env = "SCONCE_MAX_SEQUENCES", default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub max_sequences: u32,
+    /// What a CPU holds weights as that the file stores as plain floats [default: f32, from a billion parameters on q8_0]
+    #[arg(long, env = "SCONCE_CPU_WEIGHTS", value_enum, default_value_t = CpuWeights::Auto)]
+    pub cpu_weights: CpuWeights,
+    /// Print JSON instead of lines
     #[arg(long)]
     pub json: bool,
 }

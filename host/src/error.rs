@@ -85,6 +85,8 @@ pub enum ModelError {
     PathNotUtf8,
     #[error("the backend does not support it: {0}")]
     Unsupported(String),
+    #[error("it needs {need} bytes of memory at least, and {free} are free")]
+    TooLarge { need: u64, free: u64 },
     #[error("the embedded copy cannot be written: {0}")]
     Demo(std::io::Error),
 }
@@ -196,6 +198,10 @@ impl ModelError {
             }
             ModelError::Text(TextError::Template(_)) => "give another one with --chat-template",
             ModelError::AnotherModel(_) => "give the model that the oracle was made from",
+            ModelError::TooLarge { .. } => {
+                "use a quantised version of the model, a smaller model or more memory; with plain floats, \
+                 --cpu-weights q8_0"
+            }
             ModelError::Unsupported(_) => "choose another model or another --backend",
             ModelError::Executor(error) if error.code == Code::UNSUPPORTED => {
                 "choose another model or another --backend"

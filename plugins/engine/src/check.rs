@@ -6,7 +6,7 @@ use sconce_plugin_api::abi_stable::std_types::{RString, RVec};
 use sconce_plugin_api::sdk::{self, ModelCheck, ModelSource, codes::dtype};
 
 use crate::error::{EngineError, not_supported};
-use crate::load::{device_bytes, loaded, model_source};
+use crate::load::{device_bytes, model_source};
 use crate::target::{DenseAs, Types};
 
 /// Checks a model for a backend that computes in `compute` (its automatic choice first).
@@ -31,7 +31,7 @@ fn supported(source: &ModelSource, header: &ModelHeader, types: Types) -> ModelC
         architecture: config.family.name.into(),
         supported: 1,
         parameters: config.parameters(),
-        weights_bytes: loaded(header).map(|tensor| device_bytes(tensor, types).0).sum(),
+        weights_bytes: header.loaded().map(|tensor| device_bytes(tensor, types).0).sum(),
         kv_bytes_per_token: config.kv_bytes_per_token(types.compute.size_in_bytes()),
         max_context: u32::try_from(config.context_length).unwrap_or(u32::MAX),
         vocab: config.vocab_size as u32,

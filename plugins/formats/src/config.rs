@@ -10,7 +10,7 @@ mod hf;
 pub use gguf::from_gguf;
 pub use hf::{from_hf_json, from_hf_json_with};
 
-use crate::tensors::{self, Role};
+use crate::tensors::{self, Role, Slot};
 use crate::{ConfigError, Family, Format};
 
 /// Everything the decoder needs to know besides the weights.
@@ -337,10 +337,22 @@ struct Keys {
 }
 
 impl ModelConfig {
-    /// Number of weights, a tied output projection counted once.
+    /// Number of weights, a tied output projection counted once and the divisors of rotary frequencies not at all.
     pub fn parameters(&self) -> u64 {
+        self.parameters_of(|_| true)
+    }
+
+    /// Number of weights that one token is computed with: of the experts, only as many as it takes.
+    pub fn active_parameters(&self) -> u64 {
+        let used = self.moe.map_or(0, |moe| moe.used);
+        self.parameters_of(|slot| !slot.role.is_expert() || slot.expert < used)
+    }
+
+    fn parameters_of(&self, counted: impl Fn(&Slot) -> bool) -> u64 {
         tensors::slots(self, Format::Safetensors)
+            .filter(|slot| !slot.role.is_rope_factors())
             .filter(|slot| !(slot.role == Role::Output && self.tied_embeddings))
+            .filter(counted)
             .map(|slot| slot.shape(self).iter().map(|&dim| dim as u64).product::<u64>())
             .sum()
     }

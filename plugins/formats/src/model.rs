@@ -3,13 +3,14 @@
 //! This is what the host lists and what `check_model` answers from; the engine takes offsets from
 //! it when it reads weights. Nothing here touches weight data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use ::safetensors::Dtype;
 use serde_json::{Map, Value};
 
 use crate::gguf::{self, GgmlType, Gguf, shards};
+use crate::tensors::{Role, Slot};
 use crate::{ConfigError, Format, FormatError, ModelConfig, ModelSource};
 use crate::{config, safetensors, tensors};
 
@@ -70,6 +71,22 @@ pub struct ModelHeader {
     pub weights_bytes: u64,
     /// The GGUF header, which also holds tokenizer and chat template.
     pub gguf: Option<Gguf>,
+}
+
+impl ModelHeader {
+    /// The tensors that a load takes: not those the model knows nothing of, nor the copy of the embedding that some
+    /// files with tied embeddings carry. Of the weights that share a tensor, the first stands for it.
+    pub fn loaded(&self) -> impl Iterator<Item = (Slot, &TensorEntry)> {
+        let (config, format) = (&self.config, self.source.format);
+        let mut seen = HashSet::new();
+        tensors::slots(config, format)
+            .filter(|slot| !(slot.role == Role::Output && config.tied_embeddings))
+            .filter_map(move |slot| {
+                let name = slot.place(config, format).name;
+                let entry = self.tensors.get(&name)?;
+                seen.insert(name).then_some((slot, entry))
+            })
+    }
 }
 
 /// Reads and checks the header of a model.

@@ -164,11 +164,11 @@ impl Role {
         Self::SharedDown,
     ];
 
-    fn is_expert(self) -> bool {
+    pub(crate) fn is_expert(self) -> bool {
         matches!(self, Self::ExpertGate | Self::ExpertUp | Self::ExpertDown)
     }
 
-    fn is_rope_factors(self) -> bool {
+    pub(crate) fn is_rope_factors(self) -> bool {
         matches!(self, Self::RopeFactors | Self::RopeShortFactors | Self::RopeLongFactors)
     }
 
