@@ -11,7 +11,9 @@ use serde_json::Value;
 
 use super::report::Known;
 use crate::models::ModelFiles;
-use crate::text::{ChatTemplate, Specials, TemplateError, TemplateSource, Tokenizer, TokenizerError};
+use crate::text::{
+    ChatTemplate, Specials, TemplateError, TemplateSource, Tokenizer, TokenizerError, fallback_template,
+};
 
 /// The text side of a model.
 #[derive(Debug, Serialize)]
@@ -38,7 +40,8 @@ pub struct TokenizerFacts {
 /// The templates conversations are written with.
 #[derive(Debug, Serialize)]
 pub struct Template {
-    /// The name of their file, `GGUF metadata`, or `fallback`: the model has none of its own.
+    /// The name of their file, `GGUF metadata`, or `built-in`: the model has none of its own, and one that fits
+    /// its family is used.
     pub source: String,
     pub names: Vec<String>,
 }
@@ -99,8 +102,8 @@ pub fn of(header: &ModelHeader, opened: Option<&ModelFiles>) -> Text {
 
 fn own_tokenizer(header: &ModelHeader) -> Result<Arc<Tokenizer>, TokenizerError> {
     let tokenizer = match &header.gguf {
-        Some(gguf) => Tokenizer::from_gguf(&gguf.metadata),
-        None => Tokenizer::open(&header.source.root),
+        Some(gguf) => Tokenizer::from_gguf_as(&gguf.metadata, None),
+        None => Tokenizer::open_as(&header.source.root, None),
     }?;
     tokenizer.fits(header.config.vocab_size)?;
     Ok(Arc::new(tokenizer))
@@ -153,7 +156,11 @@ fn template(
         Some(files) => files.template.as_ref().err().map(reason),
         None => own.and_then(ChatTemplate::new).as_ref().err().map(reason),
     };
-    let source = if names.is_empty() { "fallback" } else { template_file(header) };
+    let built_in = tokenizer.and_then(|it| fallback_template(header.config.family.name, it));
+    let (source, names) = match built_in {
+        Some((name, _)) if names.is_empty() => ("built-in", vec![name.to_owned()]),
+        _ => (template_file(header), names),
+    };
     match failed {
         Some(error) => Known::Not { error },
         None => Known::Is(Template { source: source.to_owned(), names }),

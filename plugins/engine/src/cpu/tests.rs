@@ -51,7 +51,10 @@ fn check_scoring(
     let found = CpuOps.attention(&q, &spans, scoring).expect("attention");
     let expected = CandleOps.attention(&q, &spans, scoring).expect("attention");
     let far = distance(&found, &expected);
-    assert!(far < 2e-5, "{heads} heads on {kv_heads} of {head_dim}, {sequences:?}, {scoring:?}: off by {far}");
+    assert!(
+        far < 2e-5,
+        "{heads} heads on {kv_heads} of {head_dim}, {sequences:?}, {scoring:?}: off by {far}"
+    );
 }
 
 #[test]
@@ -116,7 +119,9 @@ fn very_large_scores_do_not_overflow() {
     let keys = Tensor::full(100.0f32, (70, 1, 16), &Device::Cpu).expect("a tensor");
     let values = Tensor::full(2.0f32, (70, 1, 16), &Device::Cpu).expect("a tensor");
     let spans = [Span { rows: 0..1, past: 69, keys: &keys, values: &values }];
-    let found = CpuOps.attention(&q, &spans, Scoring { scale: 1.0, softcap: None, window: None }).and_then(|t| t.flatten_all()?.to_vec1::<f32>());
+    let found = CpuOps
+        .attention(&q, &spans, Scoring { scale: 1.0, softcap: None, window: None })
+        .and_then(|t| t.flatten_all()?.to_vec1::<f32>());
     assert_eq!(found.expect("attention"), [2.0; 16]);
 }
 
