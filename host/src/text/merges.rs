@@ -110,7 +110,7 @@ mod tests {
         let merges = |longest| {
             let tokens: Vec<String> = (1..=longest).flat_map(strings).collect();
             let (kinds, scores) = (vec![TokenKind::Normal; tokens.len()], vec![0.0; tokens.len()]);
-            let vocabulary = Vocabulary { tokens, kinds };
+            let vocabulary = Vocabulary { tokens, kinds, ..Vocabulary::default() };
             from_scores(&vocabulary, &scores).map(|merges| merges.len()).map_err(|error| error.to_string())
         };
         assert_eq!(merges(10), Ok((2..=10).map(|len| (len - 1) << len).sum()));
