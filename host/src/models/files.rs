@@ -16,6 +16,8 @@ pub struct ModelFiles {
     pub tokenizer: Arc<Tokenizer>,
     /// Why there is none, where there is none: chat says so, everything else works.
     pub template: Result<ChatTemplate, TemplateError>,
+    /// Which of ours it is, if the model has none.
+    pub built_in_template: Option<&'static str>,
     pub defaults: GenerationDefaults,
     /// Every token that ends a generation.
     pub stop_ids: Arc<[u32]>,
@@ -61,22 +63,33 @@ impl ModelFiles {
             tokenizer.ends().iter().filter(|id| !defaults.eos.contains(id)).copied().collect();
         defaults.eos.extend(more);
         tracing::debug!("a reply ends at {}", named(&defaults.eos, &tokenizer));
-        let template = template_source(&header, &tokenizer, given).and_then(ChatTemplate::new);
-        let template = match (template, &given.chat_template) {
+        let template = template_source(&header, &tokenizer, given)
+            .and_then(|(source, built_in)| Ok((ChatTemplate::new(source)?, built_in)));
+        let (template, built_in_template) = match (template, &given.chat_template) {
+            (Ok((template, built_in)), _) => (Ok(template), built_in),
             // One that was asked for is used or fails; the model's own may be absent.
             (Err(error), Some(_)) => return Err(TextError::from(error).into()),
-            (template, _) => template,
+            (Err(error), None) => (Err(error), None),
         };
-        if let Err(error) = &template {
-            tracing::warn!("chat is not available: {}", sconce_formats::chain(error));
-        }
         Ok(ModelFiles {
             stop_ids: defaults.eos.as_slice().into(),
             source: header.source,
             tokenizer: Arc::new(tokenizer),
             template,
+            built_in_template,
             defaults,
         })
+    }
+
+    /// Logs how conversations are written where that is not as the model's authors say.
+    pub fn announce_template(&self) {
+        match (&self.template, self.built_in_template) {
+            (Err(error), _) => tracing::warn!("chat is not available: {}", sconce_formats::chain(error)),
+            (Ok(_), Some(name)) => {
+                tracing::warn!("the model has no chat template; using the built-in {name} one");
+            }
+            (Ok(_), None) => {}
+        }
     }
 }
 
@@ -112,22 +125,24 @@ fn named(ids: &[u32], tokenizer: &Tokenizer) -> String {
     if names.is_empty() { "no token".to_owned() } else { names.join(", ") }
 }
 
+/// The templates, and the name of the built-in one if there is no other.
 fn template_source(
     header: &ModelHeader,
     tokenizer: &Tokenizer,
     given: &Replacements,
-) -> Result<TemplateSource, TemplateError> {
+) -> Result<(TemplateSource, Option<&'static str>), TemplateError> {
     let mut source = match &header.gguf {
         Some(gguf) => TemplateSource::from_gguf(&gguf.metadata, tokenizer),
         None => TemplateSource::from_dir(&header.source.root)?,
     };
+    let mut built_in = None;
     match &given.chat_template {
         Some(asked) => replace_template(&mut source, asked)?,
-        None if source.templates.is_empty() => fall_back(&mut source, header, tokenizer),
+        None if source.templates.is_empty() => built_in = fall_back(&mut source, header, tokenizer),
         None => {}
     }
     source.complete_from(tokenizer);
-    Ok(source)
+    Ok((source, built_in))
 }
 
 /// Takes the model's template of this name, or the file at this path.
@@ -144,12 +159,15 @@ fn replace_template(source: &mut TemplateSource, asked: &Path) -> Result<(), Tem
     Ok(())
 }
 
-/// Uses the built-in template for this family and vocabulary, if there is one.
-fn fall_back(source: &mut TemplateSource, header: &ModelHeader, tokenizer: &Tokenizer) {
-    if let Some((name, template)) = fallback_template(header.config.family.name, tokenizer) {
-        tracing::warn!("the model has no chat template; using the built-in {name} one");
-        source.templates = TemplateSource::from_text(template).templates;
-    }
+/// Uses the built-in template for this family and vocabulary, if there is one, and returns its name.
+fn fall_back(
+    source: &mut TemplateSource,
+    header: &ModelHeader,
+    tokenizer: &Tokenizer,
+) -> Option<&'static str> {
+    let (name, template) = fallback_template(header.config.family.name, tokenizer)?;
+    source.templates = TemplateSource::from_text(template).templates;
+    Some(name)
 }
 
 /// What clients call a model by unless told otherwise: the directory's name, or the file's without `.gguf`
