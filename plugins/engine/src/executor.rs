@@ -30,9 +30,9 @@ pub const CAPS: u64 = caps::FORK | caps::TRUNCATE | caps::WANT_ALL | caps::BATCH
 pub(crate) struct Facts {
     pub quantised_bytes: u64,
     pub dense_bytes: u64,
+    /// Of the quantised ones, those that were packed to Q8_0.
+    pub packed_bytes: u64,
     pub compute: DType,
-    /// Dense weights were packed to Q8_0.
-    pub packed: bool,
     pub max_context: usize,
 }
 
@@ -112,10 +112,10 @@ impl Executor for EngineExecutor {
     fn info(&self) -> ModelInfo {
         let config = self.decoder.config();
         let compute = wire(self.facts.compute);
-        let weights = match &self.facts {
-            Facts { packed: true, quantised_bytes: 1.., .. } => dtype::Q8_0,
-            Facts { quantised_bytes: 1.., .. } => dtype::QUANTISED,
-            _ => compute,
+        let weights = match self.facts.quantised_bytes {
+            0 => compute,
+            bytes if bytes == self.facts.packed_bytes => dtype::Q8_0,
+            _ => dtype::QUANTISED,
         };
         ModelInfo {
             architecture: config.family.name.into(),

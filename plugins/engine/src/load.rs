@@ -54,12 +54,11 @@ fn load_onto(
     let mut progress = report(progress, header.loaded().map(|(_, entry)| entry.bytes).sum());
     let mut weights = Weights::open(&header, &target.device, types, &mut progress)?;
     let decoder = Decoder::new(header.config.clone(), context, target.ops.clone(), &mut weights)?;
-    let (quantised, dense) = (weights.quantised_bytes, weights.dense_bytes);
     let facts = Facts {
-        quantised_bytes: quantised,
-        dense_bytes: dense,
+        quantised_bytes: weights.quantised_bytes,
+        dense_bytes: weights.dense_bytes,
+        packed_bytes: weights.packed_bytes,
         compute: types.compute,
-        packed: types.dense == DenseAs::Q8_0,
         max_context: context,
     };
     let cache = cache(&target, request, &header, &facts)?;

@@ -37,6 +37,8 @@ pub(crate) struct Weights<'a> {
     pub quantised_bytes: u64,
     /// See `quantised_bytes`.
     pub dense_bytes: u64,
+    /// Bytes of the quantised weights that are dense in the file.
+    pub packed_bytes: u64,
 }
 
 /// One file of a model, for reading and for mapping. A map costs nothing until its pages are touched.
@@ -79,6 +81,7 @@ impl<'a> Weights<'a> {
             read_bytes: 0,
             quantised_bytes: 0,
             dense_bytes: 0,
+            packed_bytes: 0,
         })
     }
 
@@ -154,7 +157,11 @@ impl<'a> Weights<'a> {
         };
         let matrix = match entry.dtype {
             ElementType::Ggml(ty) if !ty.is_float() => self.quantised(&name, &entry, ty)?,
-            _ if self.types.packs(slot.role, &entry.shape) => self.packed(&name, &entry)?,
+            _ if self.types.packs(slot.role, &entry.shape) => {
+                let packed = self.packed(&name, &entry)?;
+                self.packed_bytes += packed.bytes();
+                packed
+            }
             _ => Matrix::Dense(self.dense(&name, &entry)?),
         };
         let counter = match matrix.is_quantised() {
@@ -231,10 +238,11 @@ impl<'a> Weights<'a> {
         } else {
             QTensor::new(QStorage::from_data(on_host.data()?, &self.device, ty)?, on_host.shape())?
         };
-        // A rounding that is harmless elsewhere sends a token to another expert here.
+        // A rounding that is harmless elsewhere sends a token to another expert here. Coarser weights than
+        // these are off by more than their inputs.
         match self.header.config.moe {
-            Some(_) => Ok(Matrix::Unrounded(Arc::new(placed))),
-            None => Ok(Matrix::Quantised(Arc::new(placed))),
+            Some(_) if ty == GgmlDType::Q8_0 => Ok(Matrix::Unrounded(Arc::new(placed))),
+            _ => Ok(Matrix::Quantised(Arc::new(placed))),
         }
     }
 

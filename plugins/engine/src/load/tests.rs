@@ -315,3 +315,19 @@ fn quantised_weights_are_reported_as_such() {
     assert_eq!((model.info.weight_dtype, model.info.compute_dtype), (dtype::QUANTISED, dtype::F32));
     assert!(model.info.weights_bytes < std::fs::metadata(&path).expect("a file").len());
 }
+
+#[test]
+fn dense_weights_are_packed_on_request_and_said_to_be() {
+    let mut packed = load(|r| r.options.push(option(DENSE_WEIGHTS, "q8_0"))).expect("it loads");
+    let mut plain = load(|r| r.options.push(option(DENSE_WEIGHTS, "f32"))).expect("it loads");
+    assert_eq!((packed.info.weight_dtype, plain.info.weight_dtype), (dtype::Q8_0, dtype::F32));
+    assert!(packed.info.weights_bytes * 3 < plain.info.weights_bytes);
+    let tokens = crate::testing::tokens(40, 1, crate::testing::TINY_VOCAB);
+    let far = distance(&packed.all_logits(&tokens), &plain.all_logits(&tokens));
+    assert!(far > 0.0 && far < 0.5, "off by {far}");
+    check_refused(
+        |r| r.options.push(option(DENSE_WEIGHTS, "q4_k")),
+        Code::INVALID_ARGUMENT,
+        "not auto, f32 or q8_0",
+    );
+}
