@@ -14,7 +14,7 @@ use sconce_plugin_api::sdk::{
 };
 
 use crate::cpu::CpuOps;
-use crate::executor::EngineExecutor;
+use crate::executor::{AnyExecutor, EngineExecutor};
 use crate::ops::{CandleOps, Ops};
 use crate::target::Target;
 
@@ -92,8 +92,9 @@ impl Model {
     pub fn load(request: &LoadRequest, ops: Arc<dyn Ops>) -> sdk::Result<Model> {
         let mut go_on = |_, _, _| true;
         let loaded = crate::load(target(ops), request, &mut Progress::new(&mut go_on))?;
-        let info = loaded.executor.info();
-        Ok(Model { executor: loaded.executor, info, stats: loaded.stats, cancel: AtomicU32::new(0) })
+        let AnyExecutor::Decoder(executor) = loaded.executor else { panic!("a model of the decoder") };
+        let info = executor.info();
+        Ok(Model { executor: *executor, info, stats: loaded.stats, cancel: AtomicU32::new(0) })
     }
 
     pub fn sequence(&mut self) -> u64 {

@@ -8,7 +8,8 @@ mod gguf;
 mod hf;
 
 pub use gguf::from_gguf;
-pub use hf::{from_hf_json, from_hf_json_with};
+pub use hf::{from_hf_json, from_hf_json_with, long_tail_settings};
+pub(crate) use hf::{only_yarn, time_step_rank};
 
 use crate::tensors::{self, Role};
 use crate::{ConfigError, Family, Format};

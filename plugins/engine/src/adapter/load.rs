@@ -1,0 +1,172 @@
+//! From the header of a long-tail model to its executor.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use candle_core::DType;
+use sconce_formats::config::long_tail_settings;
+use sconce_formats::{FormatError, ModelHeader};
+use sconce_plugin_api::abi_stable::std_types::RVec;
+use sconce_plugin_api::sdk::codes::dtype;
+use sconce_plugin_api::sdk::{KeyValue, LoadRequest, Loaded, ModelInfo, Progress};
+use serde_json::{Map, Value};
+
+use super::models::{FAMILIES, Family, Recipe, Settings};
+use super::weights::Store;
+use super::{AdapterExecutor, CAPS, Limits, NOTE};
+use crate::error::{EngineError, Result};
+use crate::load::{KV_SHARE, context};
+use crate::stats::{Counters, EngineStats};
+use crate::target::{DenseAs, Target, Types};
+use crate::weights::{Weights, report};
+
+/// Everything is computed in the type the reference is compared in.
+const COMPUTE: Types = Types { compute: DType::F32, expand: false, dense: DenseAs::Compute };
+
+/// Bytes of keys and values a token takes in all layers.
+pub(crate) fn kv_bytes_per_token(header: &ModelHeader) -> u64 {
+    header.config.kv_bytes_per_token(COMPUTE.compute.size_in_bytes())
+}
+
+/// Loads a model onto `target`.
+///
+/// `asked`: the types of the request, chosen but not settled; `overrides`: as for the header.
+pub(crate) fn load(
+    target: &Target,
+    request: &LoadRequest,
+    header: &ModelHeader,
+    asked: Types,
+    overrides: &Map<String, Value>,
+    progress: &mut Progress<'_>,
+) -> Result<Loaded<AdapterExecutor>> {
+    let name = header.config.family.name;
+    let family = FAMILIES.iter().find(|family| family.name == name).ok_or_else(|| absent(name))?;
+    if asked.compute != COMPUTE.compute || asked.dense == DenseAs::Q8_0 {
+        return Err(EngineError::Unsupported {
+            what: format!("the family {name} in another type than float32"),
+            fix: "ask for `auto` or float32".to_owned(),
+        });
+    }
+    let settings = settings(header, overrides)?;
+    check_weights_fit(target, header)?;
+    let context = context(request, header);
+    let recipe = recipe(family, target, header, &settings, context, progress)?;
+    let limits = limits(target, request, header, &recipe, context)?;
+    let counters = Arc::new(Counters::default());
+    counters.kv_total_tokens.store(limits.tokens as u64, Ordering::Relaxed);
+    let info = info(header, limits);
+    let stats = Box::new(EngineStats(counters.clone()));
+    Ok(Loaded { executor: AdapterExecutor::new(recipe, info, limits, counters), stats })
+}
+
+fn absent(name: &str) -> EngineError {
+    EngineError::Unsupported { what: format!("the family {name}"), fix: "use another model".to_owned() }
+}
+
+fn settings(header: &ModelHeader, overrides: &Map<String, Value>) -> Result<Settings> {
+    let text = header.source.config_json.as_deref().unwrap_or_default();
+    let settings = long_tail_settings(text, header.config.family, overrides);
+    let path = || header.source.root.join("config.json");
+    Ok(Settings(settings.map_err(|source| FormatError::Config { path: path(), source })?))
+}
+
+/// Bytes the weights take.
+pub(crate) fn weights_bytes(header: &ModelHeader) -> u64 {
+    header.parameters() * COMPUTE.compute.size_in_bytes() as u64
+}
+
+fn check_weights_fit(target: &Target, header: &ModelHeader) -> Result<()> {
+    let need_bytes = weights_bytes(header);
+    match (target.free_memory)() {
+        Some(free_bytes) if need_bytes > free_bytes => Err(EngineError::OutOfMemory {
+            what: "the model's weights",
+            need_bytes,
+            free_bytes,
+            fix: "use a smaller model or more memory",
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn recipe(
+    family: &Family,
+    target: &Target,
+    header: &ModelHeader,
+    settings: &Settings,
+    context: usize,
+    progress: &mut Progress<'_>,
+) -> Result<Recipe> {
+    let mut report = report(progress, header.weights_bytes);
+    let mut weights = Weights::open(header, &target.device, COMPUTE, &mut report)?;
+    let mut tensors = HashMap::new();
+    for (name, entry) in &header.tensors {
+        tensors.insert(name.clone(), weights.whole(name, entry)?);
+    }
+    let vars = Store::builder(tensors, family.renames, &target.device);
+    let recipe = (family.recipe)(settings, vars, context).and_then(|recipe| {
+        // Finds out about every tensor that is missing or of another shape.
+        (recipe.open)()?;
+        Ok(recipe)
+    });
+    let path = header.source.root.clone();
+    recipe.map_err(|source| EngineError::Disagrees { path, source })
+}
+
+/// How many sequences and tokens fit.
+fn limits(
+    target: &Target,
+    request: &LoadRequest,
+    header: &ModelHeader,
+    recipe: &Recipe,
+    context: usize,
+) -> Result<Limits> {
+    let sequences = request.max_sequences.max(1) as usize;
+    let most = sequences.saturating_mul(context);
+    let budget = match (request.kv_bytes, (target.free_memory)()) {
+        (0, Some(free)) => (free as f64 * KV_SHARE) as u64,
+        (0, None) => u64::MAX,
+        (asked, _) => asked,
+    };
+    let instances = recipe.instance_bytes.saturating_mul(sequences as u64);
+    let per_token = kv_bytes_per_token(header);
+    let tokens = match budget.checked_sub(instances) {
+        Some(rest) if per_token == 0 || rest / per_token >= most as u64 => most,
+        Some(rest) => usize::try_from(rest / per_token).unwrap_or(most),
+        None => 0,
+    };
+    if tokens == 0 {
+        return Err(EngineError::OutOfMemory {
+            what: "the state of so many sequences",
+            need_bytes: instances.saturating_add(per_token),
+            free_bytes: budget,
+            fix: "allow fewer sequences or a shorter context, or give the KV cache more memory",
+        });
+    }
+    Ok(Limits { sequences, context, tokens })
+}
+
+fn info(header: &ModelHeader, limits: Limits) -> ModelInfo {
+    let config = &header.config;
+    ModelInfo {
+        architecture: config.family.name.into(),
+        vocab: config.vocab_size as u32,
+        layers: config.layers.len() as u32,
+        heads: config.heads as u32,
+        kv_heads: config.kv_heads as u32,
+        head_dim: config.head_dim as u32,
+        hidden: config.hidden_size as u32,
+        max_context: u32::try_from(limits.context).unwrap_or(u32::MAX),
+        block_size: 1,
+        weights_bytes: weights_bytes(header),
+        kv_bytes_per_token: kv_bytes_per_token(header),
+        kv_capacity_tokens: limits.tokens as u64,
+        caps: CAPS,
+        compute_dtype: dtype::F32,
+        weight_dtype: dtype::F32,
+        kv_dtype: dtype::F32,
+        _pad: 0,
+        ext: RVec::from(vec![KeyValue::string("note", NOTE)]),
+        _r: [0; 8],
+    }
+}
