@@ -1,6 +1,5 @@
 //! From the header of a long-tail model to its executor.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,7 +12,7 @@ use sconce_plugin_api::sdk::{KeyValue, LoadRequest, Loaded, ModelInfo, Progress}
 use serde_json::{Map, Value};
 
 use super::models::{FAMILIES, Family, Recipe, Settings};
-use super::weights::Store;
+use super::weights::{Store, Tensors};
 use super::{AdapterExecutor, CAPS, Limits, NOTE};
 use crate::error::{EngineError, Result};
 use crate::load::{KV_SHARE, context};
@@ -99,12 +98,13 @@ fn recipe(
 ) -> Result<Recipe> {
     let mut report = report(progress, header.weights_bytes);
     let mut weights = Weights::open(header, &target.device, COMPUTE, &mut report)?;
-    let mut tensors = HashMap::new();
+    let mut tensors = Tensors::new();
     for (name, entry) in &header.tensors {
         tensors.insert(name.clone(), weights.whole(name, entry)?);
     }
-    let vars = Store::builder(tensors, family.renames, &target.device);
-    let recipe = (family.recipe)(settings, vars, context).and_then(|recipe| {
+    let recipe = (family.adjust)(settings, &mut tensors).and_then(|()| {
+        let vars = Store::builder(tensors, family.renames, &target.device);
+        let recipe = (family.recipe)(settings, vars, context)?;
         // Finds out about every tensor that is missing or of another shape.
         (recipe.open)()?;
         Ok(recipe)

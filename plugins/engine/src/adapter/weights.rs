@@ -12,18 +12,21 @@ use candle_nn::var_builder::{SimpleBackend, VarBuilder, VarBuilderArgs};
 /// Prefixes of names as candle-transformers asks for them, and what they are called in checkpoints.
 pub(super) type Renames = &'static [(&'static str, &'static str)];
 
+/// Tensors by their names in the checkpoint.
+pub(super) type Tensors = HashMap<String, Tensor>;
+
 /// The builder that models are made of.
 pub(super) type Vars = VarBuilder<'static>;
 
 /// All tensors of a model in the type they are computed in.
 pub(super) struct Store {
-    tensors: HashMap<String, Tensor>,
+    tensors: Tensors,
     renames: Renames,
 }
 
 impl Store {
     /// A builder over `tensors`, all of type f32 and on `device`.
-    pub fn builder(tensors: HashMap<String, Tensor>, renames: Renames, device: &Device) -> Vars {
+    pub fn builder(tensors: Tensors, renames: Renames, device: &Device) -> Vars {
         let store = Store { tensors, renames };
         VarBuilderArgs::from_backend(Box::new(store), DType::F32, device.clone())
     }

@@ -12,7 +12,7 @@ mod long_tail;
 mod rope;
 
 pub use long_tail::settings as long_tail_settings;
-pub(crate) use long_tail::{only_yarn, time_step_rank};
+pub(crate) use long_tail::{only_yarn, time_step_rank, unlimited_step};
 use serde_json::{Map, Value};
 
 use super::{

@@ -5,7 +5,7 @@
 
 use super::{Checkpoint, FAMILIES, Family};
 use crate::ConfigError;
-use crate::config::{only_yarn, time_step_rank};
+use crate::config::{only_yarn, time_step_rank, unlimited_step};
 use crate::json::Object;
 
 /// A family of the long tail.
@@ -24,6 +24,8 @@ pub(crate) struct Sizes {
     pub vocab: usize,
     pub hidden: usize,
     pub layers: usize,
+    /// How many of them keep keys and values.
+    pub attending: usize,
     /// 0 without attention, as the next two.
     pub heads: usize,
     pub kv_heads: usize,
@@ -56,6 +58,7 @@ pub(crate) const LONG_TAIL: &[LongTail] = &[
                 vocab: count(json, "vocab_size")?,
                 hidden,
                 layers: count(json, "n_layer")?,
+                attending: count(json, "n_layer")?,
                 heads,
                 kv_heads: 1,
                 head_dim: hidden / heads,
@@ -114,6 +117,73 @@ pub(crate) const LONG_TAIL: &[LongTail] = &[
             Ok(sizes)
         },
     },
+    LongTail {
+        family: named(
+            "mamba2",
+            "Mamba 2",
+            &["mamba2"],
+            &["Mamba2ForCausalLM"],
+            r#"{"state_size": 128, "head_dim": 64, "n_groups": 8, "expand": 2, "conv_kernel": 4, "use_bias": false,
+                "use_conv_bias": true, "layer_norm_epsilon": 1e-5, "hidden_act": "silu",
+                "tie_word_embeddings": false}"#,
+        ),
+        // Constants in candle-transformers, which also takes the embedding for the output projection, and norms
+        // all groups as one.
+        accepted: r#"{"n_groups": [1], "conv_kernel": [4], "use_bias": [false], "use_conv_bias": [true],
+            "layer_norm_epsilon": [1e-5], "hidden_act": ["silu"], "tie_word_embeddings": [true]}"#,
+        sizes: |json| {
+            ["state_size", "head_dim", "expand"].iter().try_for_each(|key| count(json, key).map(|_| ()))?;
+            unlimited_step(json)?;
+            unattended(json)
+        },
+    },
+    LongTail {
+        family: named(
+            "recurrent_gemma",
+            "RecurrentGemma",
+            &["recurrent_gemma"],
+            &["RecurrentGemmaForCausalLM"],
+            r#"{"attention_window_size": 2048, "conv1d_width": 4, "logits_soft_cap": 30, "rms_norm_eps": 1e-6,
+                "hidden_activation": "gelu_pytorch_tanh", "partial_rotary_factor": 0.5, "rope_theta": 10000,
+                "rope_scaling": null, "block_types": ["recurrent", "recurrent", "attention"],
+                "attention_bias": false, "tie_word_embeddings": true}"#,
+        ),
+        accepted: r#"{"hidden_activation": ["gelu_pytorch_tanh"], "partial_rotary_factor": [0.5],
+            "rope_scaling": [null], "tie_word_embeddings": [true]}"#,
+        sizes: |json| {
+            let heads = count(json, "num_attention_heads")?;
+            // candle-transformers knows of no window: within one, there is no difference.
+            let context = count(json, "attention_window_size")?;
+            let sizes = Sizes { context, ..sizes_of(json, heads)? };
+            let blocks = json.strings("block_types")?.unwrap_or_default();
+            Ok(Sizes {
+                head_dim: json.usize("head_dim")?.unwrap_or(sizes.head_dim),
+                attending: blocks.iter().cycle().take(sizes.layers).filter(|kind| **kind == "attention").count(),
+                ..sizes
+            })
+        },
+    },
+    LongTail {
+        family: named(
+            "lfm2",
+            "LFM2",
+            &["lfm2"],
+            &["Lfm2ForCausalLM"],
+            r#"{"max_position_embeddings": 128000, "norm_eps": 1e-5, "num_key_value_heads": 8, "rope_theta": 1e6,
+                "rope_scaling": null, "conv_L_cache": 3, "conv_bias": false}"#,
+        ),
+        accepted: r#"{"conv_bias": [false], "rope_scaling": [null]}"#,
+        sizes: |json| {
+            count(json, "conv_L_cache")?;
+            let sizes = usual(json, count(json, "num_attention_heads")?)?;
+            let attending = match (json.strings("layer_types")?, json.usizes("full_attn_idxs")?) {
+                (Some(types), _) => types.iter().filter(|kind| **kind == "full_attention").count(),
+                (None, Some(places)) => places.len(),
+                (None, None) => sizes.layers,
+            };
+            Ok(Sizes { attending: attending.min(sizes.layers), ..sizes })
+        },
+    },
 ];
 
 /// A row of names.
@@ -151,15 +221,21 @@ fn count(json: Object<'_>, key: &str) -> Result<usize, ConfigError> {
 
 /// Sizes by the names that most files have.
 fn usual(json: Object<'_>, heads: usize) -> Result<Sizes, ConfigError> {
+    Ok(Sizes { context: count(json, "max_position_embeddings")?, ..sizes_of(json, heads)? })
+}
+
+/// As [`usual`], but for the context.
+fn sizes_of(json: Object<'_>, heads: usize) -> Result<Sizes, ConfigError> {
     let hidden = count(json, "hidden_size")?;
     Ok(Sizes {
         vocab: count(json, "vocab_size")?,
         hidden,
         layers: count(json, "num_hidden_layers")?,
+        attending: count(json, "num_hidden_layers")?,
         heads,
         kv_heads: json.usize("num_key_value_heads")?.unwrap_or(heads),
         head_dim: hidden / heads,
-        context: count(json, "max_position_embeddings")?,
+        context: UNLIMITED,
     })
 }
 
@@ -169,6 +245,7 @@ fn unattended(json: Object<'_>) -> Result<Sizes, ConfigError> {
         vocab: count(json, "vocab_size")?,
         hidden: count(json, "hidden_size")?,
         layers: count(json, "num_hidden_layers")?,
+        attending: 0,
         heads: 0,
         kv_heads: 0,
         head_dim: 0,

@@ -101,7 +101,7 @@ fn config(sizes: Sizes, family: &'static Family, json: Object<'_>) -> ModelConfi
         mlp: Mlp { size: 0, gated: false, activation: Activation::Silu, bias: false },
         moe: None,
         ropes: Vec::new(),
-        layers: vec![Layer { window: None, rope: None, moe: false }; sizes.layers],
+        layers: (0..sizes.layers).map(|at| layer(at < sizes.attending)).collect(),
         embedding_scale: 1.0,
         residual_scale: 1.0,
         logit_scale: 1.0,
@@ -110,6 +110,11 @@ fn config(sizes: Sizes, family: &'static Family, json: Object<'_>) -> ModelConfi
         output_bias: false,
         storage: Storage::default(),
     }
+}
+
+/// Those that keep keys and values come first: only their number counts.
+fn layer(attends: bool) -> Layer {
+    Layer { window: if attends { None } else { Some(0) }, rope: None, moe: false }
 }
 
 /// Refuses RoPE scaling other than none and `yarn`.
@@ -131,5 +136,15 @@ pub(crate) fn time_step_rank(json: Object<'_>, automatic: usize) -> Result<(), C
         None => Ok(()),
         Some(found) if found == "auto" || found.as_u64() == Some(automatic as u64) => Ok(()),
         Some(found) => Err(unsupported("time_step_rank", describe(found), &automatic.to_string())),
+    }
+}
+
+/// Refuses bounds on Mamba's time step; files say that there are none by an infinity, which is not JSON.
+pub(crate) fn unlimited_step(json: Object<'_>) -> Result<(), ConfigError> {
+    let Some(limits) = json.get("time_step_limit") else { return Ok(()) };
+    let bounds = limits.as_array().map(Vec::as_slice).unwrap_or_default();
+    match bounds {
+        [low, high] if low.as_f64() == Some(0.0) && high.as_f64().is_none_or(|high| high > 1e30) => Ok(()),
+        _ => Err(unsupported("time_step_limit", describe(limits), "0 to infinity")),
     }
 }
