@@ -49,7 +49,7 @@ pub(crate) fn load(
     }
     let settings = settings(header, overrides)?;
     check_weights_fit(target, header)?;
-    let context = context(request, header);
+    let context = longest(family, request, header);
     let recipe = recipe(family, target, header, &settings, context, progress)?;
     let limits = limits(target, request, header, &recipe, context)?;
     let counters = Arc::new(Counters::default());
@@ -68,6 +68,17 @@ fn settings(header: &ModelHeader, overrides: &Map<String, Value>) -> Result<Sett
     let settings = long_tail_settings(text, header.config.family, overrides);
     let path = || header.source.root.join("config.json");
     Ok(Settings(settings.map_err(|source| FormatError::Config { path: path(), source })?))
+}
+
+/// Longest sequence: as asked for, where the family can do that.
+fn longest(family: &Family, request: &LoadRequest, header: &ModelHeader) -> usize {
+    let trained = header.config.context_length;
+    let asked = request.max_context as usize;
+    if family.stretches || asked <= trained {
+        return context(request, header);
+    }
+    tracing::warn!(asked, limit = trained, "the context is cut to what models of this family can hold");
+    trained
 }
 
 /// Bytes the weights take.
@@ -123,27 +134,27 @@ fn limits(
 ) -> Result<Limits> {
     let sequences = request.max_sequences.max(1) as usize;
     let most = sequences.saturating_mul(context);
-    let budget = match (request.kv_bytes, (target.free_memory)()) {
-        (0, Some(free)) => (free as f64 * KV_SHARE) as u64,
-        (0, None) => u64::MAX,
-        (asked, _) => asked,
-    };
     let instances = recipe.instance_bytes.saturating_mul(sequences as u64);
-    let per_token = kv_bytes_per_token(header);
-    let tokens = match budget.checked_sub(instances) {
-        Some(rest) if per_token == 0 || rest / per_token >= most as u64 => most,
-        Some(rest) => usize::try_from(rest / per_token).unwrap_or(most),
-        None => 0,
+    let free = (target.free_memory)().unwrap_or(u64::MAX);
+    let lacks = |what, need_bytes, free_bytes| EngineError::OutOfMemory {
+        what,
+        need_bytes,
+        free_bytes,
+        fix: "allow fewer sequences or a shorter context, or give the KV cache more memory",
     };
-    if tokens == 0 {
-        return Err(EngineError::OutOfMemory {
-            what: "the state of so many sequences",
-            need_bytes: instances.saturating_add(per_token),
-            free_bytes: budget,
-            fix: "allow fewer sequences or a shorter context, or give the KV cache more memory",
-        });
+    let Some(left) = free.checked_sub(instances) else {
+        return Err(lacks("the state of so many sequences", instances, free));
+    };
+    let budget = match request.kv_bytes {
+        0 => (left as f64 * KV_SHARE) as u64,
+        asked => asked,
+    };
+    let per_token = kv_bytes_per_token(header);
+    let fits = budget.checked_div(per_token).and_then(|tokens| usize::try_from(tokens).ok()).unwrap_or(most);
+    match fits.min(most) {
+        0 => Err(lacks("a KV cache of one token", per_token, budget)),
+        tokens => Ok(Limits { sequences, context, tokens }),
     }
-    Ok(Limits { sequences, context, tokens })
 }
 
 fn info(header: &ModelHeader, limits: Limits) -> ModelInfo {

@@ -35,6 +35,8 @@ pub(super) struct Recipe {
 pub(super) struct Family {
     pub name: &'static str,
     pub renames: Renames,
+    /// Whether a sequence may be longer than `config.json` says.
+    pub stretches: bool,
     /// Changes weights so that what is computed with them is right.
     pub adjust: fn(&Settings, &mut Tensors) -> Result<()>,
     /// Makes a recipe from the settings of `config.json`, the weights, and the longest sequence.
@@ -43,17 +45,18 @@ pub(super) struct Family {
 
 /// All families that are implemented here.
 pub(super) const FAMILIES: &[Family] = &[
-    Family { name: "gpt_bigcode", renames: &[], adjust: as_stored, recipe: BigCode::recipe },
-    Family { name: "deepseek2", renames: &[], adjust: as_stored, recipe: DeepSeek::recipe },
+    Family { name: "gpt_bigcode", renames: &[], stretches: false, adjust: as_stored, recipe: BigCode::recipe },
+    Family { name: "deepseek2", renames: &[], stretches: true, adjust: as_stored, recipe: DeepSeek::recipe },
     Family {
         name: "mamba",
         renames: &[("backbone.embedding.", "backbone.embeddings.")],
+        stretches: true,
         adjust: as_stored,
         recipe: Mamba::recipe,
     },
-    Family { name: "mamba2", renames: &[], adjust: as_stored, recipe: Mamba2::recipe },
-    Family { name: "recurrent_gemma", renames: &[], adjust: RecurrentGemma::adjust, recipe: RecurrentGemma::recipe },
-    Family { name: "lfm2", renames: &[], adjust: as_stored, recipe: Lfm2::recipe },
+    Family { name: "mamba2", renames: &[], stretches: true, adjust: as_stored, recipe: Mamba2::recipe },
+    Family { name: "recurrent_gemma", renames: &[], stretches: false, adjust: RecurrentGemma::adjust, recipe: RecurrentGemma::recipe },
+    Family { name: "lfm2", renames: &[], stretches: true, adjust: as_stored, recipe: Lfm2::recipe },
 ];
 
 fn as_stored(_: &Settings, _: &mut Tensors) -> Result<()> {
