@@ -34,7 +34,8 @@ fn with_tokenizer(name: &str) -> tempfile::TempDir {
     let printable = (b'!'..=b'~').map(char::from).chain(['\u{120}', '\u{10a}']);
     let vocabulary: serde_json::Map<String, Value> =
         printable.enumerate().map(|(id, character)| (character.to_string(), id.into())).collect();
-    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let bytes =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
         "pre_tokenizer": bytes, "post_processor": null, "decoder": bytes,
@@ -57,7 +58,10 @@ fn a_backend_says_truly_what_it_can_do_with_them() {
         let dir = with_tokenizer(name);
         let run = sconce(&["plugin", "test", "--json", "--model", text(dir.path()), text(&library)]);
         assert_eq!(run.code, 0, "{name}: {run}");
-        assert!(run.stdout.contains("it lacks batch") && run.stdout.contains("it lacks fork"), "{name}: {run}");
+        assert!(
+            run.stdout.contains("it lacks batch") && run.stdout.contains("it lacks fork"),
+            "{name}: {run}"
+        );
     }
 }
 
@@ -100,7 +104,12 @@ fn says_how_it_runs(server: &Server, name: &str) {
 
 #[test]
 fn what_would_be_computed_wrongly_is_refused_by_name() {
-    check("deepseek2", "topk_method", json!("group_limited_greedy"), "topk_method = \"group_limited_greedy\"");
+    check(
+        "deepseek2",
+        "topk_method",
+        json!("group_limited_greedy"),
+        "topk_method = \"group_limited_greedy\"",
+    );
     check("mamba", "state_size", json!(8), "state_size = 8");
     check("mamba2", "n_groups", json!(2), "n_groups = 2");
     check("gpt_bigcode", "multi_query", json!(false), "multi_query = false");

@@ -30,7 +30,8 @@ use models::{Model, Recipe};
 const CAPS: u64 = caps::WANT_ALL;
 
 /// Why requests do not run side by side, for whoever asks.
-pub(crate) const NOTE: &str = "runs unbatched through candle-transformers: one sequence at a time, no prefix sharing";
+pub(crate) const NOTE: &str =
+    "runs unbatched through candle-transformers: one sequence at a time, no prefix sharing";
 
 /// How much there may be of everything.
 #[derive(Debug, Clone, Copy)]

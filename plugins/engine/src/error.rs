@@ -123,7 +123,9 @@ impl EngineError {
     fn code(&self) -> Code {
         match self {
             Self::Format(error) => format_code(error),
-            Self::Truncated { .. } | Self::MissingTensor { .. } | Self::Disagrees { .. } => Code::BAD_MODEL_FILE,
+            Self::Truncated { .. } | Self::MissingTensor { .. } | Self::Disagrees { .. } => {
+                Code::BAD_MODEL_FILE
+            }
             Self::Unsupported { .. } => Code::UNSUPPORTED,
             Self::Option { .. } | Self::BeyondEnd { .. } => Code::INVALID_ARGUMENT,
             Self::OutOfMemory { .. } => Code::OUT_OF_MEMORY,

@@ -39,7 +39,11 @@ pub fn load(
     load_onto(target, request, progress).map_err(EngineError::for_host)
 }
 
-fn load_onto(target: Target, request: &LoadRequest, progress: &mut Progress<'_>) -> Result<Loaded<AnyExecutor>> {
+fn load_onto(
+    target: Target,
+    request: &LoadRequest,
+    progress: &mut Progress<'_>,
+) -> Result<Loaded<AnyExecutor>> {
     let types = Types::choose(target.compute, request.weight_dtype, request.kv_dtype)?;
     let options = Options::of(request);
     let overrides = overrides(&options)?;

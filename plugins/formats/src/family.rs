@@ -7,6 +7,7 @@
 pub(crate) mod long_tail;
 mod table;
 
+pub use long_tail::long_tail;
 pub use table::FAMILIES;
 
 use crate::ConfigError;

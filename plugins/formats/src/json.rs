@@ -19,7 +19,9 @@ pub(crate) fn parse(text: &str) -> Result<Map<String, Value>, ConfigError> {
     let not_an_object = |reason: String| ConfigError::NotAnObject { reason };
     let parsed = serde_json::from_str(text);
     let parsed = match parsed {
-        Err(_) if text.contains("Infinity") || text.contains("NaN") => serde_json::from_str(&without_infinities(text)),
+        Err(_) if text.contains("Infinity") || text.contains("NaN") => {
+            serde_json::from_str(&without_infinities(text))
+        }
         parsed => parsed,
     };
     match parsed {

@@ -23,6 +23,9 @@ use crate::weights::{Weights, report};
 /// Everything is computed in the type the reference is compared in.
 const COMPUTE: Types = Types { compute: DType::F32, expand: false, dense: DenseAs::Compute };
 
+/// Positions that a file may claim for itself: the models make tables for all of them.
+const MOST_UNASKED: usize = 1 << 20;
+
 /// Bytes of keys and values a token takes in all layers.
 pub(crate) fn kv_bytes_per_token(header: &ModelHeader) -> u64 {
     header.config.kv_bytes_per_token(COMPUTE.compute.size_in_bytes())
@@ -74,6 +77,9 @@ fn settings(header: &ModelHeader, overrides: &Map<String, Value>) -> Result<Sett
 fn longest(family: &Family, request: &LoadRequest, header: &ModelHeader) -> usize {
     let trained = header.config.context_length;
     let asked = request.max_context as usize;
+    if asked == 0 {
+        return trained.min(MOST_UNASKED);
+    }
     if family.stretches || asked <= trained {
         return context(request, header);
     }

@@ -45,7 +45,13 @@ pub(super) struct Family {
 
 /// All families that are implemented here.
 pub(super) const FAMILIES: &[Family] = &[
-    Family { name: "gpt_bigcode", renames: &[], stretches: false, adjust: as_stored, recipe: BigCode::recipe },
+    Family {
+        name: "gpt_bigcode",
+        renames: &[],
+        stretches: false,
+        adjust: as_stored,
+        recipe: BigCode::recipe,
+    },
     Family { name: "deepseek2", renames: &[], stretches: true, adjust: as_stored, recipe: DeepSeek::recipe },
     Family {
         name: "mamba",
@@ -55,7 +61,13 @@ pub(super) const FAMILIES: &[Family] = &[
         recipe: Mamba::recipe,
     },
     Family { name: "mamba2", renames: &[], stretches: true, adjust: as_stored, recipe: Mamba2::recipe },
-    Family { name: "recurrent_gemma", renames: &[], stretches: false, adjust: RecurrentGemma::adjust, recipe: RecurrentGemma::recipe },
+    Family {
+        name: "recurrent_gemma",
+        renames: &[],
+        stretches: false,
+        adjust: RecurrentGemma::adjust,
+        recipe: RecurrentGemma::recipe,
+    },
     Family { name: "lfm2", renames: &[], stretches: true, adjust: as_stored, recipe: Lfm2::recipe },
 ];
 
@@ -78,7 +90,8 @@ impl Settings {
 
     /// All of it as one of the structs of candle-transformers.
     fn parse<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_value(Value::Object(self.0.clone())).map_err(|error| Error::msg(format!("config.json: {error}")))
+        serde_json::from_value(Value::Object(self.0.clone()))
+            .map_err(|error| Error::msg(format!("config.json: {error}")))
     }
 }
 
@@ -272,7 +285,8 @@ impl RecurrentGemma {
     fn adjust(settings: &Settings, tensors: &mut Tensors) -> Result<()> {
         let root = (settings.count("hidden_size")? as f64).sqrt();
         let ratio = half::bf16::from_f64(root).to_f64() / root;
-        let mut replace = |name: &str, change: &dyn Fn(&Tensor) -> Result<Tensor>| match tensors.get_mut(name) {
+        let mut replace = |name: &str, change: &dyn Fn(&Tensor) -> Result<Tensor>| match tensors.get_mut(name)
+        {
             Some(tensor) => change(tensor).map(|changed| *tensor = changed),
             None => Err(Error::msg(format!("tensor {name} is missing"))),
         };
@@ -308,7 +322,9 @@ impl RecurrentGemma {
 
 impl Model for RecurrentGemma {
     fn forward(&mut self, tokens: &[u32], past: usize) -> Result<Tensor> {
-        singly_behind_the_first(tokens, past, |tokens, past| self.model.forward(&row(tokens, &self.device)?, past))
+        singly_behind_the_first(tokens, past, |tokens, past| {
+            self.model.forward(&row(tokens, &self.device)?, past)
+        })
     }
 
     fn forgotten(self: Box<Self>) -> Option<Box<dyn Model>> {
@@ -337,7 +353,8 @@ impl Lfm2 {
 
     fn config(settings: &Settings, vars: &Vars, context: usize) -> Result<lfm2::Config> {
         let layers = settings.count("num_hidden_layers")?;
-        let tied = ["tie_embedding", "tie_word_embeddings"].iter().find_map(|key| settings.0.get(*key)?.as_bool());
+        let tied =
+            ["tie_embedding", "tie_word_embeddings"].iter().find_map(|key| settings.0.get(*key)?.as_bool());
         Ok(lfm2::Config {
             vocab_size: settings.count("vocab_size")?,
             hidden_size: settings.count("hidden_size")?,
@@ -369,7 +386,8 @@ impl Lfm2 {
             return Err(Error::msg(format!("layer_types names {} of {layers} layers", types.len())));
         }
         let places = settings.0.get("full_attn_idxs").and_then(Value::as_array);
-        let attends = |layer: usize| places.is_none_or(|all| all.iter().any(|at| at.as_u64() == Some(layer as u64)));
+        let attends =
+            |layer: usize| places.is_none_or(|all| all.iter().any(|at| at.as_u64() == Some(layer as u64)));
         let of = |layer| if attends(layer) { lfm2::LayerType::FullAttention } else { lfm2::LayerType::Conv };
         Ok((0..layers).map(of).collect())
     }

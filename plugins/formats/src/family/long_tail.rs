@@ -90,6 +90,7 @@ pub(crate) const LONG_TAIL: &[LongTail] = &[
             }
             let heads = count(json, "num_attention_heads")?;
             let key = count(json, "qk_nope_head_dim")?.saturating_add(count(json, "qk_rope_head_dim")?);
+            at_most_hidden(json, "qk_rope_head_dim")?;
             Ok(Sizes {
                 kv_heads: heads,
                 head_dim: key.saturating_add(count(json, "v_head_dim")?).div_ceil(2),
@@ -155,10 +156,16 @@ pub(crate) const LONG_TAIL: &[LongTail] = &[
             // candle-transformers knows of no window: within one, there is no difference.
             let context = count(json, "attention_window_size")?;
             let sizes = Sizes { context, ..sizes_of(json, heads)? };
+            at_most_hidden(json, "head_dim")?;
             let blocks = json.strings("block_types")?.unwrap_or_default();
             Ok(Sizes {
                 head_dim: json.usize("head_dim")?.unwrap_or(sizes.head_dim),
-                attending: blocks.iter().cycle().take(sizes.layers).filter(|kind| **kind == "attention").count(),
+                attending: blocks
+                    .iter()
+                    .cycle()
+                    .take(sizes.layers)
+                    .filter(|kind| **kind == "attention")
+                    .count(),
                 ..sizes
             })
         },
@@ -219,6 +226,19 @@ fn count(json: Object<'_>, key: &str) -> Result<usize, ConfigError> {
     }
 }
 
+/// Refuses a width beyond that of the model, which its weights prove: tables are made of it before they are read.
+fn at_most_hidden(json: Object<'_>, key: &str) -> Result<(), ConfigError> {
+    let hidden = count(json, "hidden_size")?;
+    match json.usize(key)? {
+        Some(found) if found > hidden || !found.is_multiple_of(2) => Err(ConfigError::Range {
+            key: json.key(key),
+            expected: format!("an even number up to {hidden}"),
+            found: found.to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Sizes by the names that most files have.
 fn usual(json: Object<'_>, heads: usize) -> Result<Sizes, ConfigError> {
     Ok(Sizes { context: count(json, "max_position_embeddings")?, ..sizes_of(json, heads)? })
@@ -265,7 +285,12 @@ impl Family {
     }
 }
 
+/// The families that only an engine's second implementation can compute.
+pub fn long_tail() -> impl Iterator<Item = &'static Family> {
+    LONG_TAIL.iter().map(|tail| &tail.family)
+}
+
 /// Every family, those of the decoder first.
 pub(super) fn all() -> impl Iterator<Item = &'static Family> {
-    FAMILIES.iter().chain(LONG_TAIL.iter().map(|tail| &tail.family))
+    FAMILIES.iter().chain(long_tail())
 }

@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 
 use super::keys;
 use crate::config::{
-    Activation, Attention, Layer, MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_VOCAB, MAX_WIDTH, Mlp, ModelConfig,
-    Norm, NormKind, QkNorm, Storage, check_layers, unsupported, within,
+    Activation, Attention, Layer, MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_VOCAB, MAX_WIDTH, Mlp,
+    ModelConfig, Norm, NormKind, QkNorm, Storage, check_layers, unsupported, within,
 };
 use crate::family::long_tail::{LongTail, Sizes};
 use crate::json::{self, Object, describe};
@@ -97,7 +97,13 @@ fn config(sizes: Sizes, family: &'static Family, json: Object<'_>) -> ModelConfi
         context_length: sizes.context,
         norm: Norm { kind: NormKind::Rms, epsilon: 1e-5, bias: false, offset: 0.0 },
         block: family.graph.block,
-        attention: Attention { scale: 1.0, softcap: None, qk_norm: QkNorm::None, qkv_bias: false, out_bias: false },
+        attention: Attention {
+            scale: 1.0,
+            softcap: None,
+            qk_norm: QkNorm::None,
+            qkv_bias: false,
+            out_bias: false,
+        },
         mlp: Mlp { size: 0, gated: false, activation: Activation::Silu, bias: false },
         moe: None,
         ropes: Vec::new(),
