@@ -45,6 +45,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Compare a backend's numbers with a reference
     Verify(VerifyArgs),
+    /// Say what a model is and whether it fits this machine, from its headers alone
+    Inspect(InspectArgs),
     /// Work with plugin files
     #[command(subcommand)]
     Plugin(PluginCommand),
@@ -57,7 +59,7 @@ impl Command {
             Command::Serve(args) => args.engine.threads,
             Command::Bench(args) => args.engine.threads,
             Command::Verify(args) => args.engine.threads,
-            Command::Plugin(PluginCommand::Test(_)) => None,
+            Command::Inspect(_) | Command::Plugin(PluginCommand::Test(_)) => None,
         }
     }
 }
@@ -121,8 +123,11 @@ pub struct ServeArgs {
     /// Tokenizer to use instead of the model's: tokenizer.json, tokenizer.model or a directory
     #[arg(long, env = "SCONCE_TOKENIZER", value_name = "PATH")]
     pub tokenizer: Option<PathBuf>,
-    /// Chat template to use instead of the model's
-    #[arg(long, env = "SCONCE_CHAT_TEMPLATE", value_name = "FILE")]
+    /// How text is split, in place of what the GGUF file says (tokenizer.ggml.pre), such as llama-bpe
+    #[arg(long, env = "SCONCE_GGUF_PRE", value_name = "NAME")]
+    pub gguf_pre: Option<String>,
+    /// Chat template to use instead of the model's default: a Jinja file, or the name of another of the model's
+    #[arg(long, env = "SCONCE_CHAT_TEMPLATE", value_name = "FILE|NAME")]
     pub chat_template: Option<PathBuf>,
     /// Name clients call the model by [default: the file's or directory's]
     #[arg(long, env = "SCONCE_MODEL_NAME", value_name = "NAME")]
@@ -199,6 +204,9 @@ pub struct VerifyArgs {
     /// What the cases are run on: tokenizer.json, tokenizer.model, a directory or a GGUF
     #[arg(long, value_name = "PATH", requires = "cases", conflicts_with = "template")]
     pub tokenizer: Option<PathBuf>,
+    /// How text is split, in place of what the GGUF file says (tokenizer.ggml.pre)
+    #[arg(long, value_name = "NAME", requires = "tokenizer")]
+    pub gguf_pre: Option<String>,
     /// What the cases are run on: a .jinja file or a model
     #[arg(long, value_name = "PATH", requires = "cases")]
     pub template: Option<PathBuf>,
@@ -208,6 +216,25 @@ pub struct VerifyArgs {
     #[arg(long, value_enum, default_value_t = WeightType::F32)]
     pub weights: WeightType,
     /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A Hugging Face directory or a .gguf file [default: the embedded demo model]
+    #[arg(env = "SCONCE_MODEL", value_name = "PATH")]
+    pub model: Option<PathBuf>,
+    /// Longest sequence in tokens [default: what the model was trained for]
+    #[arg(long, env = "SCONCE_CTX", value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ctx: Option<u32>,
+    /// Sequences generated at once
+    #[arg(long, env = "SCONCE_MAX_SEQUENCES", default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub max_sequences: u32,
+    /// What a CPU holds weights as that the file stores as plain floats [default: f32, from a billion parameters on q8_0]
+    #[arg(long, env = "SCONCE_CPU_WEIGHTS", value_enum, default_value_t = CpuWeights::Auto)]
+    pub cpu_weights: CpuWeights,
+    /// Print JSON instead of lines
     #[arg(long)]
     pub json: bool,
 }

@@ -39,7 +39,11 @@ impl ServeConfig {
         };
         Ok(ServeConfig {
             model: args.model,
-            replacements: Replacements { tokenizer: args.tokenizer, chat_template: args.chat_template },
+            replacements: Replacements {
+                tokenizer: args.tokenizer,
+                gguf_pre: args.gguf_pre,
+                chat_template: args.chat_template,
+            },
             model_name: args.model_name,
             host: args.host,
             port: args.port,

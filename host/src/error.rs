@@ -8,6 +8,7 @@ use sconce_plugin_api::loader::{LoadError, ManifestError};
 
 use crate::executor::ExecError;
 use crate::models::TextError;
+use crate::text::TokenizerError;
 
 /// Exit codes, documented in `docs/cli.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +85,8 @@ pub enum ModelError {
     PathNotUtf8,
     #[error("the backend does not support it: {0}")]
     Unsupported(String),
+    #[error("it needs {need} bytes of memory at least, and {free} are free")]
+    TooLarge { need: u64, free: u64 },
     #[error("the embedded copy cannot be written: {0}")]
     Demo(std::io::Error),
 }
@@ -185,12 +188,27 @@ impl ModelError {
                 "give a model with --model, or set TMPDIR to a directory that can be written"
             }
             ModelError::Format(error) => error.fix(),
+            ModelError::Text(TextError::Tokenizer(
+                TokenizerError::Pre { .. } | TokenizerError::PreGiven { .. },
+            )) => {
+                "give the name that the model was trained with as --gguf-pre, or its tokenizer.json as --tokenizer"
+            }
             ModelError::Text(TextError::Tokenizer(_)) => {
                 "download the model's tokenizer.json again, or give one with --tokenizer"
             }
             ModelError::Text(TextError::Template(_)) => "give another one with --chat-template",
             ModelError::AnotherModel(_) => "give the model that the oracle was made from",
+            ModelError::TooLarge { .. } => {
+                "use a quantised version of the model, a smaller model or more memory; with plain floats, \
+                 --cpu-weights q8_0"
+            }
             ModelError::Unsupported(_) => "choose another model or another --backend",
+            ModelError::Executor(error) if error.code == Code::UNSUPPORTED => {
+                "choose another model or another --backend"
+            }
+            ModelError::Executor(error) if error.code == Code::BAD_MODEL_FILE => {
+                "download the model again, or convert it again"
+            }
             _ if self.blames_backend() => {
                 "the backend failed, not the model: try another --backend, and tell the plugin's author"
             }

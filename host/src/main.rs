@@ -10,6 +10,7 @@ mod config;
 mod error;
 mod executor;
 mod http;
+mod inspect;
 mod logging;
 mod metrics;
 mod models;
@@ -47,6 +48,7 @@ fn run(command: Command) -> Result<Exit, Error> {
         Command::Serve(args) => serve::run(config::ServeConfig::new(args)?),
         Command::Bench(args) => bench::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Plugin(PluginCommand::Test(args)) => plugin_test::run(&args),
     }
 }

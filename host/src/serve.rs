@@ -34,6 +34,7 @@ pub fn run(config: ServeConfig) -> Result<Exit, Error> {
     models::check(&choice.backend, &path, &files.source)?;
     let backend = facts(&choice);
     announce(&backend);
+    files.announce_template();
     runtime.block_on(serve(config, choice, backend, path, files))
 }
 

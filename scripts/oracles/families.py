@@ -4,6 +4,7 @@ An entry of MODELS is a `Model`. Its `variants` are further oracles over the sam
 replace those of config.json. `probes` are changes that must move the logits: a model that a feature leaves cold
 cannot test it.
 """
+
 from dataclasses import dataclass, field
 
 VOCAB = 128
@@ -83,14 +84,19 @@ def mixtures():
         probes={**EPSILON, "norm_topk_prob": {"norm_topk_prob": True}, "one expert": {"num_experts_per_tok": 1}},
     )  # fmt: skip
     qwen3 = dict(head_dim=24, norm_topk_prob=True, rope_theta=1e6, attention_bias=False, rope_scaling=None)
-    yield "qwen3moe", Model(
-        tail(rms, "Qwen3MoeForCausalLM", "qwen3_moe", **moe, **window, **qwen3, mlp_only_layers=[]),
-        variants={"unnormalised": {"norm_topk_prob": False}},
-        probes={**EPSILON, "unnormalised": {"norm_topk_prob": False}},
+    yield (
+        "qwen3moe",
+        Model(
+            tail(rms, "Qwen3MoeForCausalLM", "qwen3_moe", **moe, **window, **qwen3, mlp_only_layers=[]),
+            probes={**EPSILON, "unnormalised": {"norm_topk_prob": False}},
+        ),
     )
-    yield "qwen3moe-mixed", Model(
-        tail(rms, "Qwen3MoeForCausalLM", "qwen3_moe", **moe, **window, **qwen3, mlp_only_layers=[0]),
-        probes=EPSILON,
+    yield (
+        "qwen3moe-mixed",
+        Model(
+            tail(rms, "Qwen3MoeForCausalLM", "qwen3_moe", **moe, **window, **qwen3, mlp_only_layers=[0]),
+            probes=EPSILON,
+        ),
     )
     yield "mixtral", Model(
         tail(
@@ -172,9 +178,12 @@ def ropes():
         probes={**variants, "rms_norm_eps 1e-6": {"rms_norm_eps": 1e-6}},
         cases={"dynamic": {"short": (12, 16), "long": (56, 0)}},
     )  # fmt: skip
-    yield "llama-bias", Model(
-        tail(rms, "LlamaForCausalLM", "llama", rms_norm_eps=1e-5, attention_bias=True, mlp_bias=True),
-        probes={"rms_norm_eps 1e-6": {"rms_norm_eps": 1e-6}},
+    yield (
+        "llama-bias",
+        Model(
+            tail(rms, "LlamaForCausalLM", "llama", rms_norm_eps=1e-5, attention_bias=True, mlp_bias=True),
+            probes={"rms_norm_eps 1e-6": {"rms_norm_eps": 1e-6}},
+        ),
     )
     given = {**yarn, "attention_factor": 0.8, "beta_fast": 24.0, "beta_slow": 2.0}
     yield "qwen2", Model(
@@ -201,10 +210,13 @@ def ropes():
 
 def windows():
     nemo = dict(rms_norm_eps=1e-5, rope_theta=1e6, attention_dropout=0.0)
-    yield "mistral-nemo", Model(
-        rms("MistralForCausalLM", "mistral", **nemo, hidden_size=48, head_dim=32, sliding_window=None),
-        variants={"window": {"sliding_window": 12}},
-        probes={"window": {"sliding_window": 12}, "rms_norm_eps 1e-6": {"rms_norm_eps": 1e-6}},
+    yield (
+        "mistral-nemo",
+        Model(
+            rms("MistralForCausalLM", "mistral", **nemo, hidden_size=48, head_dim=32, sliding_window=None),
+            variants={"window": {"sliding_window": 12}},
+            probes={"window": {"sliding_window": 12}, "rms_norm_eps 1e-6": {"rms_norm_eps": 1e-6}},
+        ),
     )
 
 
@@ -220,9 +232,12 @@ def dense():
     )  # fmt: skip
     stablelm = dict(layer_norm_eps=1e-5, partial_rotary_factor=0.25, num_attention_heads=2, rope_scaling=None)
     stablelm.update(num_key_value_heads=2, qk_layernorm=False, hidden_dropout=0.0, attention_dropout=0.0)
-    yield "stablelm", Model(
-        tail(base, "StableLmForCausalLM", "stablelm", **stablelm, use_qkv_bias=True, use_parallel_residual=False),
-        probes=LAYER_EPSILON,
+    yield (
+        "stablelm",
+        Model(
+            tail(base, "StableLmForCausalLM", "stablelm", **stablelm, use_qkv_bias=True, use_parallel_residual=False),
+            probes=LAYER_EPSILON,
+        ),
     )
     yield "stablelm-parallel", Model(
         tail(
@@ -231,13 +246,19 @@ def dense():
         ),
         probes=LAYER_EPSILON,
     )  # fmt: skip
-    yield "olmo", Model(
-        tail(base, "OlmoForCausalLM", "olmo", attention_bias=False, clip_qkv=1.5, tie_word_embeddings=True),
-        probes={"no clipping": {"clip_qkv": None}},
+    yield (
+        "olmo",
+        Model(
+            tail(base, "OlmoForCausalLM", "olmo", attention_bias=False, clip_qkv=1.5, tie_word_embeddings=True),
+            probes={"no clipping": {"clip_qkv": None}},
+        ),
     )
-    yield "olmo2", Model(
-        tail(rms, "Olmo2ForCausalLM", "olmo2", attention_bias=False, rope_theta=500000.0),
-        probes=EPSILON,
+    yield (
+        "olmo2",
+        Model(
+            tail(rms, "Olmo2ForCausalLM", "olmo2", attention_bias=False, rope_theta=500000.0),
+            probes=EPSILON,
+        ),
     )
     kinds = ["sliding_attention", "full_attention"]
     yield "olmo3", Model(
@@ -318,9 +339,12 @@ def others():
     falcon = dict(num_key_value_heads=OMIT, intermediate_size=OMIT, hidden_act=OMIT, layer_norm_epsilon=1e-5)
     falcon.update(alibi=False, bias=False, hidden_dropout=0.0, attention_dropout=0.0, parallel_attn=True)
     falcon.update(tie_word_embeddings=OMIT, apply_residual_connection_post_layernorm=False)
-    yield "falcon", Model(
-        tail(base, "FalconForCausalLM", "falcon", **falcon, multi_query=True, new_decoder_architecture=False),
-        probes={"tanh gelu": {"activation": "gelu_new"}},
+    yield (
+        "falcon",
+        Model(
+            tail(base, "FalconForCausalLM", "falcon", **falcon, multi_query=True, new_decoder_architecture=False),
+            probes={"tanh gelu": {"activation": "gelu_new"}},
+        ),
     )
     yield "falcon-new", Model(
         tail(base, "FalconForCausalLM", "falcon", **falcon, num_kv_heads=2, multi_query=True,
@@ -420,8 +444,4 @@ def others():
     )  # fmt: skip
 
 
-MODELS = {
-    name: model
-    for family in (mixtures, gemmas, ropes, windows, dense, others)
-    for name, model in family()
-}
+MODELS = {name: model for family in (mixtures, gemmas, ropes, windows, dense, others) for name, model in family()}

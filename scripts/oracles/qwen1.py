@@ -2,6 +2,7 @@
 
 transformers holds no Qwen 1; its published code comes with the checkpoints.
 """
+
 import re
 
 import torch

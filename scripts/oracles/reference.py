@@ -2,6 +2,7 @@
 
 Float32 on a CPU with eager attention. The layout of the record is described in docs/cli.md under "Oracle files".
 """
+
 import copy
 import json
 import os
@@ -104,15 +105,13 @@ def greedy(model, ids, steps, pieces=None):
 
 
 def step(model, ids, cache):
+    """Logits of some tokens, and the cache or state after them."""
     if model.config.model_type == "recurrent_gemma":
         # The state is in the model and cannot be handed over: all of it again.
         ids, new = (cache or []) + ids, len(ids)
         return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0][-new:], ids
     state = "cache_params" if model.config.model_type in ("mamba", "mamba2") else "past_key_values"
-    extra = {}
-    if state == "cache_params" and cache is not None and len(ids) > 1:
-        raise ValueError("the reference feeds a state-space model one token at a time")
-    out = model(input_ids=torch.tensor([ids]), use_cache=True, **{state: cache}, **extra)
+    out = model(input_ids=torch.tensor([ids]), use_cache=True, **{state: cache})
     return out.logits[0], getattr(out, state)
 
 
@@ -137,7 +136,8 @@ class Recorder:
             raise ValueError(f"a token of {name} is {run.gap} from another expert")
         self.record["cases"].append(entry)
         self.tensors[f"{name}.prompt_logits"] = run.logits
-        if run.rows:
+        # The long one's suffice; they are the larger part of a short one.
+        if run.rows and name == "long":
             self.tensors[f"{name}.greedy_logits_first8"] = torch.stack(run.rows[:GREEDY_ROWS])
         return ids, run
 

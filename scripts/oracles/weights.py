@@ -3,6 +3,7 @@
 The scales are chosen so that every part of a layer matters to the logits, the most likely token is well
 separated, and the norms' epsilon is visible. What a model computes with them is left to reference.py.
 """
+
 import math
 import re
 

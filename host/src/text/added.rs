@@ -16,6 +16,19 @@ use tokenizers::{
 
 use super::error::LibraryError;
 
+/// All texts together, in bytes. Published vocabularies have some ten thousand of them with a few
+/// letters each; what finds them takes a hundred times their length in memory.
+const MAX_BYTES: usize = 1 << 20;
+
+/// Checks the texts of added tokens before anything is built from them.
+pub fn check_size<'a>(texts: impl Iterator<Item = &'a str>) -> Result<(), LibraryError> {
+    let bytes: usize = texts.map(str::len).sum();
+    if bytes <= MAX_BYTES {
+        return Ok(());
+    }
+    Err(format!("its special tokens have {bytes} bytes of text, more than the {MAX_BYTES} accepted").into())
+}
+
 /// Ids and byte ranges, in order and apart from each other.
 pub type Places = Vec<(u32, Range<usize>)>;
 

@@ -24,8 +24,8 @@ pub enum TokenizerError {
     },
     /// A directory without a vocabulary.
     #[error(
-        "{} has neither tokenizer.json nor tokenizer.model; download the one of the model, or give \
-         another with --tokenizer", path.display()
+        "{} has neither tokenizer.json nor tokenizer.model nor vocab.json; download the one of the model, or \
+         give another with --tokenizer", path.display()
     )]
     NotFound {
         /// The directory.
@@ -47,6 +47,33 @@ pub enum TokenizerError {
         /// The parser's words.
         #[source]
         source: serde_json::Error,
+    },
+    /// Invalid `vocab.json`.
+    #[error("{} is not an object from tokens to their ids; the file is damaged", path.display())]
+    VocabJson {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A vocabulary without a rule for cutting text.
+    #[error(
+        "vocab.json with tokenizer_class {found:?} is not supported; supported, without add_prefix_space: {known}; \
+         give a tokenizer.json with --tokenizer"
+    )]
+    Class {
+        /// The class that `tokenizer_config.json` names.
+        found: String,
+        /// The accepted ones.
+        known: String,
+    },
+    /// An added token far outside the vocabulary.
+    #[error("the added token {token:?} has the id {id}, far beyond the vocabulary of {size} tokens")]
+    AddedId {
+        /// Its text.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// Number of tokens.
+        size: usize,
     },
     /// A GGUF file that cannot be read.
     #[error(transparent)]
@@ -80,12 +107,21 @@ pub enum TokenizerError {
     /// No or an unknown way of cutting text before merging.
     #[error(
         "tokenizer.ggml.pre is {}, so it is unknown how the model splits text; known: {known}; \
-         give the model's tokenizer.json with --tokenizer",
+         if you know which one the model was trained with, give it with --gguf-pre, else the model's \
+         tokenizer.json with --tokenizer",
         found.as_deref().unwrap_or("missing")
     )]
     Pre {
         /// The value found, if any.
         found: Option<String>,
+        /// The names with a row in the table.
+        known: String,
+    },
+    /// An unknown way of cutting text, given by the user.
+    #[error("--gguf-pre {found} is not known; known: {known}")]
+    PreGiven {
+        /// The name given.
+        found: String,
         /// The names with a row in the table.
         known: String,
     },
@@ -186,9 +222,20 @@ pub enum TemplateError {
     )]
     Missing,
     /// There are named templates but none to fall back on.
-    #[error("the model has the chat templates {found}, but no default one")]
+    #[error("the model has the chat templates {found}, but no default one; name one with --chat-template")]
     NoDefault {
         /// The names.
+        found: String,
+    },
+    /// Neither a file nor a template of the model.
+    #[error(
+        "{asked} is neither a file nor one of the model's chat templates ({})",
+        if found.is_empty() { "it has none" } else { found }
+    )]
+    Unknown {
+        /// What was asked for.
+        asked: String,
+        /// The names of the model's own.
         found: String,
     },
     /// The operating system refused a file.

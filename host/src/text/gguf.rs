@@ -10,11 +10,12 @@ use super::error::TokenizerError;
 use super::pieces::Pieces;
 use super::pretokenizer::Pretokenizer;
 use super::tokenizer::{Frame, Tokenizer};
-use super::vocabulary::{Blanks, TokenKind, Vocabulary};
+use super::vocabulary::{Blanks, Strip, TokenKind, Vocabulary};
 
 const MODEL: &str = "tokenizer.ggml.model";
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const SCORES: &str = "tokenizer.ggml.scores";
+const PRE: &str = "tokenizer.ggml.pre";
 const MERGES: &str = "tokenizer.ggml.merges";
 const TYPES: &str = "tokenizer.ggml.token_type";
 const BOS: &str = "tokenizer.ggml.bos_token_id";
@@ -23,16 +24,26 @@ const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
 /// Further tokens that end a turn or a message.
 const ENDS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 
-/// Builds the tokenizer a GGUF file describes.
+/// The architecture whose SentencePiece vocabulary has tokens that take the blanks behind them.
+const PHI3: &str = "phi3";
+/// Those of its special tokens that do not, in the published `tokenizer.json`.
+const PHI3_PLAIN: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
+
+/// Builds the tokenizer a GGUF file describes; `pre` replaces the file's `tokenizer.ggml.pre`.
 ///
 /// # Errors
-/// A [`TokenizerError`] that names the key; [`TokenizerError::Pre`] if it is unknown how a
-/// byte-level vocabulary cuts text.
-pub fn tokenizer(metadata: &Metadata) -> Result<Tokenizer, TokenizerError> {
+/// A [`TokenizerError`] that names the key; [`TokenizerError::Pre`] and [`TokenizerError::PreGiven`]
+/// if it is unknown how a byte-level vocabulary cuts text.
+pub fn tokenizer(metadata: &Metadata, pre: Option<&str>) -> Result<Tokenizer, TokenizerError> {
     let vocabulary = vocabulary(metadata)?;
     match metadata.str(MODEL)?.ok_or(TokenizerError::Missing { key: MODEL })? {
-        "gpt2" => byte_level(metadata, &vocabulary),
-        "llama" => sentencepiece(metadata, &vocabulary),
+        "gpt2" => byte_level(metadata, &vocabulary, pre),
+        "llama" => {
+            if let Some(pre) = pre {
+                tracing::warn!("--gguf-pre {pre} has no effect: a SentencePiece vocabulary cuts no text");
+            }
+            sentencepiece(metadata, vocabulary)
+        }
         other => Err(TokenizerError::Model { found: other.to_owned(), known: "gpt2, llama" }),
     }
 }
@@ -57,12 +68,24 @@ fn vocabulary(metadata: &Metadata) -> Result<Vocabulary, TokenizerError> {
         None => vec![TokenKind::Normal; tokens.len()],
     };
     check_length(TYPES, tokens.len(), kinds.len())?;
-    Ok(Vocabulary { tokens, kinds })
+    Ok(Vocabulary { tokens, kinds, ..Vocabulary::default() })
 }
 
-fn byte_level(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<Tokenizer, TokenizerError> {
-    let name = metadata.str("tokenizer.ggml.pre")?;
-    let pretokenizer = Pretokenizer::named(name)?;
+fn byte_level(
+    metadata: &Metadata,
+    vocabulary: &Vocabulary,
+    given: Option<&str>,
+) -> Result<Tokenizer, TokenizerError> {
+    let own = metadata.str(PRE)?;
+    let pretokenizer = match given {
+        Some(given) => Pretokenizer::given(given)?,
+        None => Pretokenizer::named(own)?,
+    };
+    if let Some(given) = given.filter(|&given| Some(given) != own) {
+        let own = own.unwrap_or("missing");
+        tracing::warn!("text is cut as `{given}` (--gguf-pre) and not as the file says: {PRE} is {own}");
+    }
+    let name = given.or(own);
     let merges = metadata.strings(MERGES)?.ok_or(TokenizerError::Missing { key: MERGES })?;
     let kind = format!("GGUF {}", name.unwrap_or_default());
     let inner = vocabulary.byte_level(merges, pretokenizer, &kind)?;
@@ -70,7 +93,7 @@ fn byte_level(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<Tokenizer,
     Tokenizer::assemble(inner, Pieces::ByteLevel, frame, kind)
 }
 
-fn sentencepiece(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<Tokenizer, TokenizerError> {
+fn sentencepiece(metadata: &Metadata, mut vocabulary: Vocabulary) -> Result<Tokenizer, TokenizerError> {
     let size = vocabulary.tokens.len();
     let scores = metadata.floats(SCORES)?.ok_or(TokenizerError::Missing { key: SCORES })?;
     check_length(SCORES, size, scores.len())?;
@@ -79,10 +102,23 @@ fn sentencepiece(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<Tokeniz
     let blanks = Blanks { prefix, collapse };
     let unknown = id(metadata, UNKNOWN, Some(0), size)?;
     let kind = "GGUF SentencePiece".to_owned();
+    if metadata.str("general.architecture")? == Some(PHI3) {
+        strip_behind(&mut vocabulary);
+    }
     let inner = vocabulary.sentencepiece(scores, unknown, blanks, &kind)?;
-    let frame = frame(metadata, vocabulary, [Some(1), Some(2)], true)?;
+    let frame = frame(metadata, &vocabulary, [Some(1), Some(2)], true)?;
     let pieces = Pieces::SentencePiece { strip_first_blank: prefix };
     Tokenizer::assemble(inner, pieces, frame, kind)
+}
+
+/// Lets Phi-3's tokens take the blanks behind them, which GGUF has no place to say.
+fn strip_behind(vocabulary: &mut Vocabulary) {
+    let tokens = vocabulary.tokens.iter().zip(&vocabulary.kinds).enumerate();
+    let strips = tokens.filter(|(_, (token, kind))| {
+        matches!(kind, TokenKind::Control | TokenKind::UserDefined) && !PHI3_PLAIN.contains(&token.as_str())
+    });
+    let strip = Strip { behind: true, ..Strip::default() };
+    vocabulary.strips = strips.map(|(id, _)| (id, strip)).collect();
 }
 
 /// Beginnings and ends; `defaults` are the ids of BOS and EOS where the file is silent.

@@ -9,15 +9,20 @@
 //! Sampling, queues and HTTP are elsewhere.
 
 mod added;
+mod beside;
 pub mod chat;
+#[cfg(test)]
+mod damage;
 pub mod detok;
 pub mod error;
+mod fallback;
 pub mod gguf;
 mod json;
 mod merges;
 mod pieces;
 mod pretokenizer;
 mod sentencepiece;
+mod slow;
 pub mod source;
 pub mod stop;
 mod strftime;
@@ -30,6 +35,7 @@ mod vocabulary;
 pub use chat::ChatPrompt;
 pub use detok::Detokenizer;
 pub use error::{TemplateError, TokenizerError};
+pub use fallback::fallback_template;
 pub use stop::StopMatcher;
-pub use template::{ChatTemplate, TemplateSource};
+pub use template::{ChatTemplate, Clock, TemplateSource};
 pub use tokenizer::{Specials, Tokenizer};

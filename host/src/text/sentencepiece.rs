@@ -6,6 +6,7 @@
 //!
 //! Source: `sentencepiece_model.proto` of SentencePiece; the wire format of protocol buffers.
 
+use super::beside::Beside;
 use super::error::TokenizerError;
 use super::pieces::{BLANK, Pieces};
 use super::tokenizer::{Frame, Tokenizer};
@@ -14,20 +15,24 @@ use super::vocabulary::{Blanks, TokenKind, Vocabulary};
 const BPE: u64 = 2;
 const KIND: &str = "SentencePiece";
 
-/// Builds the tokenizer of a model file.
+/// Builds the tokenizer of a model file, with the tokens that the files beside it add.
 ///
 /// Text gets BOS and no EOS: that is not in the file, but how models with such files are used.
 ///
 /// # Errors
 /// [`TokenizerError::SentencePiece`] and those of [`Vocabulary::sentencepiece`].
-pub fn tokenizer(bytes: &[u8]) -> Result<Tokenizer, TokenizerError> {
-    let model = Model::read(bytes)?;
+pub fn tokenizer(bytes: &[u8], beside: &Beside) -> Result<Tokenizer, TokenizerError> {
+    let mut model = Model::read(bytes)?;
     model.check()?;
+    beside.complete(&mut model.vocabulary)?;
     let size = model.vocabulary.tokens.len();
+    model.scores.resize(size, 0.0);
     let id = |id: i64| u32::try_from(id).ok().filter(|&id| (id as usize) < size);
     let unknown = id(model.unknown);
     let inner = model.vocabulary.sentencepiece(&model.scores, unknown, model.blanks, KIND)?;
-    let mut frame = Frame::new(id(model.bos), id(model.eos));
+    let named = |key| inner.token_to_id(&beside.token(key)?);
+    let (bos, eos) = (named("bos_token"), named("eos_token"));
+    let mut frame = Frame::new(bos.or(id(model.bos)), eos.or(id(model.eos)));
     frame.set_automatic(Some(true), Some(false));
     let pieces = Pieces::SentencePiece { strip_first_blank: model.blanks.prefix };
     Tokenizer::assemble(inner, pieces, frame, KIND.to_owned())
@@ -48,7 +53,7 @@ struct Model {
 impl Model {
     fn new() -> Self {
         Self {
-            vocabulary: Vocabulary { tokens: Vec::new(), kinds: Vec::new() },
+            vocabulary: Vocabulary::default(),
             scores: Vec::new(),
             algorithm: 1,
             charsmap: false,

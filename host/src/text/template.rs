@@ -4,10 +4,10 @@
 //! transformers gives them and with limits, since they are code of strangers: a number of steps, a
 //! depth and a length of output. The engine has no limit on values in between, so a template that
 //! keeps doubling a string can still exhaust memory. Reading special tokens in the result is [`super::chat`]'s work,
-//! templates for models without one are nobody's yet.
+//! templates for models without one are in [`super::fallback`].
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use minijinja::syntax::SyntaxConfig;
@@ -16,9 +16,10 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
 use sconce_formats::gguf::Metadata;
 use serde_json::{Map, Value as Json};
 
+use super::beside::token_text;
 use super::error::TemplateError;
 use super::json::tojson;
-use super::source::{self, token_text};
+use super::source;
 use super::strftime::strftime;
 use super::tokenizer::Tokenizer;
 
@@ -32,8 +33,35 @@ const MAX_OUTPUT: usize = 64 << 20;
 const DEFAULT: &str = "default";
 const TOOL_USE: &str = "tool_use";
 
+/// Files in a model directory with templates of their own.
+const FILE: &str = "chat_template.jinja";
+/// The older file of models that take images, an object with `chat_template`.
+const PROCESSOR_FILE: &str = "chat_template.json";
+/// A directory of further templates, each a file `NAME.jinja`.
+const FURTHER: &str = "additional_chat_templates";
+const EXTENSION: &str = "jinja";
+/// The keys of GGUF: the default, the names of the others, and in front of each name.
+const GGUF_DEFAULT: &str = "tokenizer.chat_template";
+const GGUF_NAMES: &str = "tokenizer.chat_templates";
+const GGUF_PREFIX: &str = "tokenizer.chat_template.";
+
 /// Where `strftime_now` gets the time from.
-pub type Clock = fn() -> SystemTime;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// The system's clock.
+    System,
+    /// Always this time.
+    Fixed(SystemTime),
+}
+
+impl Clock {
+    fn now(self) -> SystemTime {
+        match self {
+            Self::System => SystemTime::now(),
+            Self::Fixed(time) => time,
+        }
+    }
+}
 
 /// What a model brings for writing conversations, before compilation.
 #[derive(Debug, Clone, Default)]
@@ -59,26 +87,46 @@ impl TemplateSource {
         read.map(Self::from_text).map_err(|source| TemplateError::Read { path: path.to_owned(), source })
     }
 
-    /// Reads `tokenizer_config.json` and `chat_template.jinja` of a model directory.
+    /// Reads the templates of a model directory: `tokenizer_config.json`, `chat_template.json`,
+    /// `chat_template.jinja` and `additional_chat_templates/NAME.jinja`.
     ///
-    /// Either may be absent. The separate file replaces the default template of the configuration.
+    /// Each may be absent. A template in a file of its own replaces the one of its name in the
+    /// configuration, as in transformers.
     ///
     /// # Errors
     /// [`TemplateError::Read`] and [`TemplateError::Json`].
     pub fn from_dir(dir: &Path) -> Result<Self, TemplateError> {
-        let path = dir.join("tokenizer_config.json");
-        let config = match read_optional(&path)? {
-            Some(text) => {
-                serde_json::from_str(&text).map_err(|source| TemplateError::Json { path, source })?
+        let mut found = Self::from_config(&read_json(&dir.join("tokenizer_config.json"))?);
+        let processor = Self::from_config(&read_json(&dir.join(PROCESSOR_FILE))?);
+        processor.templates.into_iter().for_each(|(name, text)| found.put(name, text));
+        if let Some(text) = read_optional(&dir.join(FILE))? {
+            found.put(DEFAULT.to_owned(), text);
+        }
+        for path in jinja_files(&dir.join(FURTHER)) {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            if let Some(text) = read_optional(&path)? {
+                found.put(name, text);
             }
-            None => Json::Null,
-        };
-        let mut found = Self::from_config(&config);
-        if let Some(text) = read_optional(&dir.join("chat_template.jinja"))? {
-            found.templates.retain(|(name, _)| name != DEFAULT);
-            found.templates.insert(0, (DEFAULT.to_owned(), text));
         }
         Ok(found)
+    }
+
+    /// Adds a template, in place of one of the same name.
+    fn put(&mut self, name: String, text: String) {
+        match self.templates.iter_mut().find(|(other, _)| *other == name) {
+            Some((_, old)) => *old = text,
+            None => self.templates.push((name, text)),
+        }
+    }
+
+    /// Keeps only the template of this name, whatever a conversation brings; says whether there is one.
+    pub fn choose(&mut self, name: &str) -> bool {
+        let Some(at) = self.templates.iter().position(|(other, _)| other == name) else {
+            return false;
+        };
+        let (_, text) = self.templates.swap_remove(at);
+        self.templates = vec![(DEFAULT.to_owned(), text)];
+        true
     }
 
     /// Takes what `tokenizer_config.json` holds: one template or a list of named ones, and tokens.
@@ -99,15 +147,21 @@ impl TemplateSource {
         Self { templates, variables }
     }
 
-    /// Takes what GGUF metadata holds; `tokenizer` is the one built from the same file.
+    /// Takes what GGUF metadata holds: the default template and named ones; `tokenizer` is the
+    /// one built from the same file.
     pub fn from_gguf(metadata: &Metadata, tokenizer: &Tokenizer) -> Self {
-        let keys = [("tokenizer.chat_template", DEFAULT), ("tokenizer.chat_template.tool_use", TOOL_USE)];
-        let template = |(key, name): (&str, &str)| {
-            let text = source::optional_str(metadata, key)?;
-            Some((name.to_owned(), text.to_owned()))
-        };
-        let mut found =
-            Self { templates: keys.into_iter().filter_map(template).collect(), variables: Map::new() };
+        let listed = metadata.strings(GGUF_NAMES).ok().flatten().unwrap_or_default();
+        // Some files have the key and not the list.
+        let names = listed.iter().map(String::as_str).chain([TOOL_USE]);
+        let mut found = Self::default();
+        if let Some(text) = source::optional_str(metadata, GGUF_DEFAULT) {
+            found.put(DEFAULT.to_owned(), text.to_owned());
+        }
+        for name in names {
+            if let Some(text) = source::optional_str(metadata, &format!("{GGUF_PREFIX}{name}")) {
+                found.put(name.to_owned(), text.to_owned());
+            }
+        }
         found.complete_from(tokenizer);
         found
     }
@@ -137,7 +191,7 @@ impl ChatTemplate {
     /// [`TemplateError::Missing`] without any template, [`TemplateError::NoDefault`] with named
     /// ones only, [`TemplateError::Compile`] with the line.
     pub fn new(source: TemplateSource) -> Result<Self, TemplateError> {
-        Self::with_clock(source, SystemTime::now)
+        Self::with_clock(source, Clock::System)
     }
 
     /// As [`ChatTemplate::new`], with another clock.
@@ -155,6 +209,12 @@ impl ChatTemplate {
             })?;
         }
         Ok(Self { env, variables: source.variables, sources })
+    }
+
+    /// The same templates by another clock.
+    pub fn at(mut self, clock: Clock) -> Self {
+        set_clock(&mut self.env, clock);
+        self
     }
 
     /// Writes a conversation.
@@ -209,6 +269,24 @@ fn check_default(templates: &[(String, String)]) -> Result<(), TemplateError> {
     Err(TemplateError::NoDefault { found: names.join(", ") })
 }
 
+/// The files called `NAME.jinja` in a directory, by name; none if there is no such directory.
+fn jinja_files(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path());
+    let mut paths: Vec<PathBuf> =
+        paths.filter(|path| path.extension().is_some_and(|extension| extension == EXTENSION)).collect();
+    paths.sort_unstable();
+    paths
+}
+
+/// The JSON at `path`, or null if there is no such file.
+fn read_json(path: &Path) -> Result<Json, TemplateError> {
+    let Some(text) = read_optional(path)? else {
+        return Ok(Json::Null);
+    };
+    serde_json::from_str(&text).map_err(|source| TemplateError::Json { path: path.to_owned(), source })
+}
+
 fn read_optional(path: &Path) -> Result<Option<String>, TemplateError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
@@ -228,8 +306,12 @@ fn environment(clock: Clock) -> Environment<'static> {
     env.set_recursion_limit(DEPTH);
     env.add_filter("tojson", |value: &Value, options: Kwargs| tojson(value, options));
     env.add_function("raise_exception", raise_exception);
-    env.add_function("strftime_now", move |format: &str| strftime(clock(), format));
+    set_clock(&mut env, clock);
     env
+}
+
+fn set_clock(env: &mut Environment<'static>, clock: Clock) {
+    env.add_function("strftime_now", move |format: &str| strftime(clock.now(), format));
 }
 
 /// The words of a template that refused its input, kept apart from errors of the engine.

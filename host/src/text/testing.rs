@@ -23,6 +23,17 @@ pub fn json(dir: &std::path::Path, path: &str) -> Value {
     serde_json::from_str(&text).expect("JSON")
 }
 
+/// A directory with these files.
+pub fn files(files: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (name, content) in files {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("it lies in the directory")).expect("a directory");
+        std::fs::write(path, content).expect("a file");
+    }
+    dir
+}
+
 /// A list of token ids in JSON.
 pub fn ids(value: &Value) -> Vec<u32> {
     let ids = value.as_array().expect("a list of ids").iter();
@@ -42,6 +53,11 @@ pub enum Meta {
 
 /// The metadata of a GGUF file with these keys and values.
 pub fn metadata(pairs: &[(&str, Meta)]) -> Metadata {
+    Gguf::parse(&file(pairs)).expect("a well-formed file").metadata
+}
+
+/// A GGUF file with these keys and values and no tensors.
+pub fn file(pairs: &[(&str, Meta)]) -> Vec<u8> {
     let mut out = b"GGUF\x03\0\0\0".to_vec();
     out.extend_from_slice(&0u64.to_le_bytes());
     out.extend_from_slice(&(pairs.len() as u64).to_le_bytes());
@@ -49,7 +65,7 @@ pub fn metadata(pairs: &[(&str, Meta)]) -> Metadata {
         text(&mut out, key);
         value.write(&mut out);
     }
-    Gguf::parse(&out).expect("a well-formed file").metadata
+    out
 }
 
 impl Meta {

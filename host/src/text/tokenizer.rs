@@ -21,7 +21,17 @@ use super::{gguf, source};
 /// Texts of control tokens that end a turn, whether or not a model's files say so.
 ///
 /// Many files name only the end of a document and leave out the end of a turn.
-const KNOWN_ENDS: [&str; 5] = ["<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>"];
+const KNOWN_ENDS: [&str; 9] = [
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|end_of_turn|>",
+    "<|END_OF_TURN_TOKEN|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+];
 
 /// What to do about special tokens in one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,23 +98,37 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Opens `tokenizer.json`, `tokenizer.model`, a GGUF file, or a directory with one of the
-    /// first two.
-    ///
-    /// `tokenizer_config.json` beside it says what the beginning and the end are.
-    ///
-    /// # Errors
-    /// See [`TokenizerError`].
+    /// As [`Tokenizer::open_as`], by what the file says.
+    #[cfg(test)]
     pub fn open(path: &Path) -> Result<Self, TokenizerError> {
-        source::open(path)
+        source::open(path, None)
     }
 
-    /// Builds the tokenizer in a GGUF file's metadata.
+    /// Opens `tokenizer.json`, `tokenizer.model`, `vocab.json` (with `merges.txt`), a GGUF file, or
+    /// a directory with one of the first three.
+    ///
+    /// `tokenizer_config.json` beside it says what the beginning and the end are, and it,
+    /// `special_tokens_map.json` and `added_tokens.json` which tokens were added.
+    /// `pre` replaces the `tokenizer.ggml.pre` of a GGUF file.
     ///
     /// # Errors
     /// See [`TokenizerError`].
+    pub fn open_as(path: &Path, pre: Option<&str>) -> Result<Self, TokenizerError> {
+        source::open(path, pre)
+    }
+
+    /// As [`Tokenizer::from_gguf_as`], by what the file says.
+    #[cfg(test)]
     pub fn from_gguf(metadata: &Metadata) -> Result<Self, TokenizerError> {
-        gguf::tokenizer(metadata)
+        gguf::tokenizer(metadata, None)
+    }
+
+    /// Builds the tokenizer in a GGUF file's metadata; `pre` replaces its `tokenizer.ggml.pre`.
+    ///
+    /// # Errors
+    /// See [`TokenizerError`].
+    pub fn from_gguf_as(metadata: &Metadata, pre: Option<&str>) -> Result<Self, TokenizerError> {
+        gguf::tokenizer(metadata, pre)
     }
 
     /// Takes over a tokenizer of the library; `frame` replaces its post-processor.
@@ -223,7 +247,6 @@ impl Tokenizer {
     }
 
     /// The largest id plus one.
-    #[cfg(test)]
     pub fn vocab_size(&self) -> usize {
         self.size
     }
@@ -235,7 +258,6 @@ impl Tokenizer {
     }
 
     /// The id of a token, by its text in the vocabulary.
-    #[cfg(test)]
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
@@ -243,6 +265,11 @@ impl Tokenizer {
     /// Whether an id structures the input and is no text.
     pub fn is_special(&self, id: u32) -> bool {
         self.added_tokens.get(&id).is_some_and(|token| token.special)
+    }
+
+    /// Whether an id is found in a text as a whole, special or not.
+    pub(super) fn is_added(&self, id: u32) -> bool {
+        self.added_tokens.contains_key(&id)
     }
 
     /// The token that begins a text.

@@ -4,6 +4,8 @@
 //! left to their modules. Everything here was written by strangers and is checked before the
 //! library sees it, because the library trusts its input.
 
+use std::collections::BTreeMap;
+
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::replace::ReplacePattern;
 use tokenizers::normalizers::{NormalizerWrapper, Prepend, Replace, Sequence};
@@ -41,12 +43,25 @@ impl TokenKind {
 }
 
 /// The tokens of a model; the index is the id.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Vocabulary {
     /// Their texts. Empty ones are ids without a token.
     pub tokens: Vec<String>,
     /// Their kinds, as many.
     pub kinds: Vec<TokenKind>,
+    /// How those that are found in a text take in what is around them, by id; most do not.
+    pub strips: BTreeMap<usize, Strip>,
+}
+
+/// What a token that is found in a text asks of its surroundings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Strip {
+    /// The blanks before it belong to it.
+    pub before: bool,
+    /// The blanks behind it belong to it.
+    pub behind: bool,
+    /// It has to stand alone as a word.
+    pub word: bool,
 }
 
 /// What SentencePiece does with text before merging.
@@ -90,7 +105,7 @@ impl Vocabulary {
         blanks: Blanks,
         kind: &str,
     ) -> Result<tokenizers::Tokenizer, TokenizerError> {
-        let merges = merges::from_scores(self, scores);
+        let merges = merges::from_scores(self, scores)?;
         let mut model =
             BPE::builder().vocab_and_merges(self.ids()?, merges).byte_fallback(true).fuse_unk(true);
         if let Some(id) = unknown {
@@ -124,26 +139,34 @@ impl Vocabulary {
         normalizer: Option<NormalizerWrapper>,
         steps: Option<PreTokenizerWrapper>,
     ) -> Result<tokenizers::Tokenizer, LibraryError> {
+        if self.tokens.iter().all(String::is_empty) {
+            return Err("it has no tokens".into());
+        }
         let mut tokenizer = tokenizers::Tokenizer::new(ModelWrapper::BPE(model));
         tokenizer.with_normalizer(normalizer)?;
         tokenizer.with_pre_tokenizer(steps);
+        let added = self.added();
+        super::added::check_size(added.iter().map(|token| token.content.as_str()))?;
         // All in one call: each call builds the matcher anew.
-        tokenizer.add_tokens(self.added())?;
+        tokenizer.add_tokens(added)?;
         Ok(tokenizer)
     }
 
     /// The tokens that are found in the text before anything else happens to it.
     fn added(&self) -> Vec<AddedToken> {
-        let all = self.tokens.iter().zip(&self.kinds).filter(|(token, _)| !token.is_empty());
-        all.filter_map(|(token, kind)| {
-            let special = match kind {
-                TokenKind::Control | TokenKind::Unknown => true,
-                TokenKind::UserDefined => false,
-                _ => return None,
-            };
-            Some(AddedToken::from(token, special).normalized(false))
-        })
-        .collect()
+        let all = self.tokens.iter().zip(&self.kinds).enumerate();
+        all.filter(|(_, (token, _))| !token.is_empty())
+            .filter_map(|(id, (token, kind))| {
+                let special = match kind {
+                    TokenKind::Control | TokenKind::Unknown => true,
+                    TokenKind::UserDefined => false,
+                    _ => return None,
+                };
+                let Strip { before, behind, word } = self.strips.get(&id).copied().unwrap_or_default();
+                let token = AddedToken::from(token, special).normalized(false);
+                Some(token.lstrip(before).rstrip(behind).single_word(word))
+            })
+            .collect()
     }
 }
 

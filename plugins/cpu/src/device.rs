@@ -5,15 +5,10 @@ use std::sync::Arc;
 use candle_core::{DType, Device, utils};
 use sconce_engine::Target;
 use sconce_engine::cpu::CpuOps;
-
-use crate::probe;
+use sconce_formats::memory;
 
 /// Element types the CPU computes in. Half types would be widened on every call and are several times slower.
 pub const COMPUTE: &[DType] = &[DType::F32];
-
-/// Bytes that candle's packed copies take beside each byte of quantised weights, in the worst case (Q4_K
-/// with AMX: 6 and 10 bits a weight beside 4.5).
-const PACKED_SHARE: f64 = 3.6;
 
 /// Variables that change what candle computes with. Nobody sets them by accident, so they are worth a line.
 const SWITCHES: [&str; 7] = [
@@ -42,8 +37,8 @@ pub fn open(threads: u32) -> Target {
         device: Device::Cpu,
         ops: Arc::new(CpuOps),
         compute: COMPUTE,
-        free_memory: Box::new(|| probe::memory().map(|memory| memory.free)),
-        packed_share: if cfg!(target_arch = "x86_64") { PACKED_SHARE } else { 1.0 },
+        free_memory: Box::new(|| memory::machine().map(|memory| memory.free)),
+        packed_share: memory::CPU_PACKED_SHARE,
     }
 }
 

@@ -29,10 +29,6 @@ use models::{Model, Recipe};
 /// A row per token is had by one call per token.
 const CAPS: u64 = caps::WANT_ALL;
 
-/// Why requests do not run side by side, for whoever asks.
-pub(crate) const NOTE: &str =
-    "runs unbatched through candle-transformers: one sequence at a time, no prefix sharing";
-
 /// How much there may be of everything.
 #[derive(Debug, Clone, Copy)]
 struct Limits {
@@ -211,7 +207,7 @@ fn copy(row: &Tensor, to: &mut [f32]) -> Result<()> {
 }
 
 fn refuse<T>(what: &str) -> sdk::Result<T> {
-    Err(sdk::Error::unsupported(format!("{what}: {NOTE}")))
+    Err(sdk::Error::unsupported(format!("{what}, since this family runs through candle-transformers")))
 }
 
 impl Executor for AdapterExecutor {

@@ -10,7 +10,7 @@ use sconce_plugin_api::sdk::{self, ModelCheck, ModelSource, codes::dtype};
 #[cfg(feature = "long-tail")]
 use crate::adapter;
 use crate::error::{EngineError, not_supported};
-use crate::load::{device_bytes, loaded, model_source};
+use crate::load::{device_bytes, model_source};
 use crate::target::{DenseAs, Types};
 
 /// Checks a model for a backend that computes in `compute` (its automatic choice first).
@@ -38,7 +38,7 @@ fn supported(source: &ModelSource, header: &ModelHeader, types: Types) -> ModelC
         architecture: config.family.name.into(),
         supported: 1,
         parameters: config.parameters(),
-        weights_bytes: loaded(header).map(|tensor| device_bytes(tensor, types).0).sum(),
+        weights_bytes: header.loaded().map(|tensor| device_bytes(tensor, types).0).sum(),
         kv_bytes_per_token: config.kv_bytes_per_token(types.compute.size_in_bytes()),
         max_context: u32::try_from(config.context_length).unwrap_or(u32::MAX),
         vocab: config.vocab_size as u32,
@@ -50,7 +50,6 @@ fn supported(source: &ModelSource, header: &ModelHeader, types: Types) -> ModelC
 #[cfg(feature = "long-tail")]
 fn long_tail(source: &ModelSource, header: &ModelHeader) -> ModelCheck {
     let config = &header.config;
-    let note = KeyValue::string("note", adapter::NOTE);
     ModelCheck {
         architecture: config.family.name.into(),
         supported: 1,
@@ -59,7 +58,7 @@ fn long_tail(source: &ModelSource, header: &ModelHeader) -> ModelCheck {
         kv_bytes_per_token: adapter::kv_bytes_per_token(header),
         max_context: u32::try_from(config.context_length).unwrap_or(u32::MAX),
         vocab: config.vocab_size as u32,
-        ext: RVec::from(vec![note]),
+        ext: config.family.note().map(|note| KeyValue::string("note", note)).into_iter().collect(),
         ..blank(source)
     }
 }

@@ -4,11 +4,12 @@
 //! its kernels are not made for. The kernels themselves (`attention`, `simd`) see plain slices.
 
 mod attention;
+mod q8_0;
 mod simd;
 
 use std::marker::PhantomData;
 
-use candle_core::quantized::QTensor;
+use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{CpuStorage, Device, Layout, Result, Storage, Tensor};
 use rayon::prelude::*;
 use sconce_formats::Activation;
@@ -28,10 +29,17 @@ const GATE_CHUNK: usize = 4096;
 pub struct CpuOps;
 
 impl Ops for CpuOps {
+    fn linear(&self, x: &Tensor, linear: &Linear) -> Result<Tensor> {
+        match unrounded(x, &linear.weight)? {
+            Some(y) => linear.add_bias(y),
+            None => CandleOps.linear(x, linear),
+        }
+    }
+
     fn linears(&self, x: &Tensor, all: &[&Linear]) -> Result<Vec<Tensor>> {
         match fused(x, all)? {
             Some(outputs) => outputs.into_iter().zip(all).map(|(y, linear)| linear.add_bias(y)).collect(),
-            None => CandleOps.linears(x, all),
+            None => all.iter().map(|linear| self.linear(x, linear)).collect(),
         }
     }
 
@@ -39,7 +47,7 @@ impl Ops for CpuOps {
         let gated = match activation {
             Activation::Silu => gate_f32::<Silu>(gate, up),
             Activation::GeluTanh => gate_f32::<GeluTanh>(gate, up),
-            Activation::GeluErf => None,
+            Activation::GeluErf | Activation::Relu2 => None,
         };
         match gated {
             Some(values) => Tensor::from_vec(values, gate.shape(), &Device::Cpu),
@@ -64,7 +72,7 @@ impl Ops for CpuOps {
 fn fused(x: &Tensor, all: &[&Linear]) -> Result<Option<Vec<Tensor>>> {
     let quantised = |linear: &&Linear| match &linear.weight {
         Matrix::Quantised(weight) => Some(weight.clone()),
-        Matrix::Dense(_) => None,
+        Matrix::Dense(_) | Matrix::Unrounded(_) => None,
     };
     match all.iter().map(quantised).collect::<Option<Vec<_>>>() {
         Some(weights) if x.dim(0)? <= FUSED_ROWS => {
@@ -72,6 +80,20 @@ fn fused(x: &Tensor, all: &[&Linear]) -> Result<Option<Vec<Tensor>>> {
             QTensor::gemv_fused_shared_lhs(&weights, x)
         }
         _ => Ok(None),
+    }
+}
+
+/// A product with weights whose inputs are to stay as they are; `None` for other weights, and where there is no
+/// kernel.
+fn unrounded(x: &Tensor, weight: &Matrix) -> Result<Option<Tensor>> {
+    let Matrix::Unrounded(weight) = weight else { return Ok(None) };
+    if weight.dtype() != GgmlDType::Q8_0 {
+        return Ok(None);
+    }
+    let ((rows, k), blocks) = (weight.shape().dims2()?, weight.data()?);
+    match with_f32(x, |x| q8_0::matmul(x, k, &blocks, rows)).flatten() {
+        Some(values) => Tensor::from_vec(values, (x.dim(0)?, rows), &Device::Cpu).map(Some),
+        None => Ok(None),
     }
 }
 

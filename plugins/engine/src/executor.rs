@@ -24,6 +24,8 @@ use crate::target::wire;
 
 /// Tokens of a step that is longer than a batch of decoding sequences and too short for the kernels of long ones.
 const SHORT_STEP: usize = 24;
+/// Tokens of a step that takes the kernels of long ones; more would only take longer.
+const LONG_STEP: usize = 64;
 
 /// What every executor of this engine can do.
 pub const CAPS: u64 = caps::FORK | caps::TRUNCATE | caps::WANT_ALL | caps::BATCH | caps::HIDDEN;
@@ -174,7 +176,7 @@ impl Executor for EngineExecutor {
     fn warmup(&mut self, max_tokens: u32) -> sdk::Result<()> {
         // Kernels pack weights at the first call of each kind: for long steps, for short ones, for a single
         // token. Two rows on the output projection, since a batch will bring several.
-        let long = max_tokens.max(1) as usize;
+        let long = (max_tokens.max(1) as usize).min(LONG_STEP);
         let kinds = [(long, 2), (long.min(SHORT_STEP), 2), (1, 1)];
         kinds
             .into_iter()

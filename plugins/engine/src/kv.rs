@@ -14,8 +14,7 @@ pub(crate) use buffer::Layer;
 
 use crate::error::{EngineError, Result};
 
-/// Tokens in a block, the unit of the budget.
-pub(crate) const BLOCK: usize = 16;
+pub(crate) use sconce_formats::memory::KV_BLOCK as BLOCK;
 
 /// What a token takes, and where.
 #[derive(Clone)]

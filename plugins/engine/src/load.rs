@@ -1,10 +1,10 @@
 //! From a load request to an executor: what is chosen, what is refused, how large the KV cache may be.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use sconce_formats::tensors::{self, Part, Role, Slot};
+use sconce_formats::memory::{self, Held};
+use sconce_formats::tensors::{Role, Slot};
 use sconce_formats::{ElementType, Format, ModelHeader, ModelSource, TensorEntry};
 use sconce_plugin_api::sdk::codes::{dtype, source, stage};
 use sconce_plugin_api::sdk::{self, LoadRequest, Loaded, Options, Progress};
@@ -18,8 +18,6 @@ use crate::stats::{Counters, EngineStats};
 use crate::target::{DenseAs, Target, Types, wire};
 use crate::weights::{Weights, report};
 
-/// Share of the memory left beside weights and packed copies that an automatic KV budget takes.
-pub(crate) const KV_SHARE: f64 = 0.5;
 /// Option with a JSON object whose keys replace those of `config.json`; for tests and verification.
 const CONFIG_OVERRIDES: &str = "config_overrides";
 /// Option that says what becomes of weights that are dense in the file: `auto`, `f32` or `q8_0`.
@@ -106,7 +104,7 @@ fn load_decoder(
     say_types(header, types, dense);
     check_weights_fit(&target, header, types)?;
     let context = context(request, header);
-    let mut progress = report(progress, loaded(header).map(|(_, entry)| entry.bytes).sum());
+    let mut progress = report(progress, header.loaded().map(|(_, entry)| entry.bytes).sum());
     let mut weights = Weights::open(header, &target.device, types, &mut progress)?;
     let decoder = Decoder::new(header.config.clone(), context, target.ops.clone(), &mut weights)?;
     let (quantised, dense) = (weights.quantised_bytes, weights.dense_bytes);
@@ -180,7 +178,7 @@ pub(crate) fn context(request: &LoadRequest, header: &ModelHeader) -> usize {
 
 /// Says what dense weights become, which decides speed, memory and, in the last digits, the answers.
 fn say_types(header: &ModelHeader, types: Types, asked: DenseAs) {
-    let stored = loaded(header).find(|(slot, _)| slot.role == Role::Q).map(|(_, entry)| entry.dtype);
+    let stored = header.loaded().find(|(slot, _)| slot.role == Role::Q).map(|(_, entry)| entry.dtype);
     let is_float = |ty: ElementType| !matches!(ty, ElementType::Ggml(ty) if !ty.is_float());
     let Some(stored) = stored.filter(|ty| is_float(*ty)) else { return };
     let held = match types.dense {
@@ -191,37 +189,18 @@ fn say_types(header: &ModelHeader, types: Types, asked: DenseAs) {
     tracing::info!("weights stored as {stored} are held as {held} ({why})");
 }
 
-/// The tensors of a file that a load takes: not those the model knows nothing of, nor the copy of the embedding
-/// that some files with tied embeddings carry. Of what shares a tensor, the first stands for it.
-pub(crate) fn loaded(header: &ModelHeader) -> impl Iterator<Item = (Slot, &TensorEntry)> {
-    let (config, format) = (&header.config, header.source.format);
-    let mut seen = HashSet::new();
-    tensors::slots(config, format)
-        .filter(|slot| !(slot.role == Role::Output && config.tied_embeddings))
-        .filter_map(move |slot| {
-            let name = slot.place(config, format).name;
-            let entry = header.tensors.get(&name)?;
-            seen.insert(name).then_some((slot, entry))
-        })
-}
-
 /// Bytes a tensor takes on the device, and whether they are allocated (a mapped file is not).
 pub(crate) fn device_bytes((slot, entry): (Slot, &TensorEntry), types: Types) -> (u64, bool) {
-    let elements: u64 = entry.shape.iter().map(|dim| *dim as u64).product();
-    match entry.dtype {
-        ElementType::Ggml(ty) if !ty.is_float() && !types.expand => (entry.bytes, false),
-        _ if slot.part == Part::Weight && entry.shape.len() > 1 && types.packs(slot.role, &entry.shape) => {
-            // Q8_0 has a scale of two bytes for each block of 32.
-            (elements / 32 * 34, true)
-        }
-        _ => (elements * types.compute.size_in_bytes() as u64, true),
+    match types.holding().tensor(slot, entry) {
+        Held::Stored(bytes) => (bytes, false),
+        Held::Packed(bytes) | Held::Floats(bytes) => (bytes, true),
     }
 }
 
 /// Refuses weights that cannot fit before reading them for minutes.
 fn check_weights_fit(target: &Target, header: &ModelHeader, types: Types) -> Result<()> {
     let on_host = target.device.is_cpu();
-    let sizes = loaded(header).map(|tensor| device_bytes(tensor, types));
+    let sizes = header.loaded().map(|tensor| device_bytes(tensor, types));
     let need_bytes: u64 = sizes.filter(|(_, allocated)| *allocated || !on_host).map(|(bytes, _)| bytes).sum();
     match (target.free_memory)() {
         Some(free_bytes) if need_bytes > free_bytes => Err(EngineError::OutOfMemory {
@@ -265,9 +244,8 @@ fn cache(target: &Target, request: &LoadRequest, header: &ModelHeader, facts: &F
 
 /// Bytes an automatic budget takes; unlimited where nobody can tell what is free.
 fn share_of_free(target: &Target, facts: &Facts) -> u64 {
-    let packed = (facts.quantised_bytes as f64 * target.packed_share) as u64;
     match (target.free_memory)() {
-        Some(free) => (free.saturating_sub(packed) as f64 * KV_SHARE) as u64,
+        Some(free) => memory::kv_budget(free, facts.quantised_bytes, target.packed_share),
         None => u64::MAX,
     }
 }

@@ -12,6 +12,9 @@ pub enum Matrix {
     Dense(Tensor),
     /// Blocks along the rows. Shared, since a tied output projection is the embedding.
     Quantised(Arc<QTensor>),
+    /// As `Quantised`, in a model that answers small errors with large ones: where a backend can choose, the
+    /// input of a product is not rounded.
+    Unrounded(Arc<QTensor>),
 }
 
 impl Matrix {
@@ -22,7 +25,7 @@ impl Matrix {
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Dense(weight) => x.matmul(&weight.t()?),
-            Self::Quantised(weight) => x.apply_op1_no_bwd(weight.as_ref()),
+            Self::Quantised(weight) | Self::Unrounded(weight) => x.apply_op1_no_bwd(weight.as_ref()),
         }
     }
 
@@ -33,7 +36,7 @@ impl Matrix {
     pub fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
         match self {
             Self::Dense(weight) => weight.index_select(ids, 0)?.to_dtype(dtype),
-            Self::Quantised(weight) => weight.embedding(ids)?.to_dtype(dtype),
+            Self::Quantised(weight) | Self::Unrounded(weight) => weight.embedding(ids)?.to_dtype(dtype),
         }
     }
 
@@ -41,13 +44,13 @@ impl Matrix {
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Dense(weight) => (weight.elem_count() * weight.dtype().size_in_bytes()) as u64,
-            Self::Quantised(weight) => weight.storage_size_in_bytes() as u64,
+            Self::Quantised(weight) | Self::Unrounded(weight) => weight.storage_size_in_bytes() as u64,
         }
     }
 
     /// Whether it is held in quantised blocks.
     pub fn is_quantised(&self) -> bool {
-        matches!(self, Self::Quantised(_))
+        !matches!(self, Self::Dense(_))
     }
 }
 

@@ -109,6 +109,7 @@ pub trait Ops: Send + Sync {
             Activation::Silu => x.silu(),
             Activation::GeluTanh => x.gelu(),
             Activation::GeluErf => x.gelu_erf(),
+            Activation::Relu2 => x.relu()?.sqr(),
         }
     }
 

@@ -69,7 +69,7 @@ impl RopeTable {
         let longest = positions.iter().max().map_or(0, |last| *last as usize + 1);
         if longest > self.cos.dim(0)? {
             let positions = longest.next_power_of_two();
-            (self.cos, self.sin) = 
+            (self.cos, self.sin) =
                 table(&self.frequencies, self.attention_factor, positions, self.cos.device())?;
         }
         let at = Tensor::new(positions, self.cos.device())?;

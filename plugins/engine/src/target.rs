@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
+use sconce_formats::memory::{self, Holding, PACK_FROM};
 use sconce_formats::tensors::Role;
 use sconce_plugin_api::sdk::codes::dtype;
 
 use crate::error::{EngineError, Result};
 use crate::ops::Ops;
-use crate::weights::dense::Q8_0_BLOCK;
 
 /// Bytes of memory that weights and KV cache may still take, or `None` where nobody can tell.
 pub type FreeMemory = Box<dyn Fn() -> Option<u64> + Send>;
@@ -49,10 +49,6 @@ pub(crate) enum DenseAs {
     Undecided,
 }
 
-/// Parameters from which automatic loading on a device that computes in f32 packs dense weights: there the
-/// time per token is the time to read them.
-const PACK_FROM: u64 = 1_000_000_000;
-
 impl Types {
     /// What `LoadRequest::weight_dtype` and `kv_dtype` ask of a backend that computes in `offered`.
     ///
@@ -87,12 +83,18 @@ impl Types {
         Types { dense, ..self }
     }
 
-    /// Whether a weight that is dense in the file is packed. The choice of experts is not: it is small, and a
-    /// rounding there sends a token another way.
+    /// Whether a weight that is dense in the file is packed.
     pub fn packs(self, role: Role, shape: &[usize]) -> bool {
-        let whole_blocks = shape.last().is_some_and(|columns| columns.is_multiple_of(Q8_0_BLOCK));
-        let routes = matches!(role, Role::Router | Role::SharedRouter);
-        self.dense == DenseAs::Q8_0 && whole_blocks && !routes
+        self.dense == DenseAs::Q8_0 && memory::packable(role, shape)
+    }
+
+    /// The same as the rules for memory want it.
+    pub fn holding(self) -> Holding {
+        Holding {
+            float_bytes: self.compute.size_in_bytes(),
+            expand: self.expand,
+            pack: self.dense == DenseAs::Q8_0,
+        }
     }
 }
 

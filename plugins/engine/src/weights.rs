@@ -235,11 +235,16 @@ impl<'a> Weights<'a> {
 
     /// Blocks on the device, copied there if it is not the host.
     fn placed(&self, on_host: QTensor, ty: GgmlDType) -> Result<Matrix> {
-        if self.device.is_cpu() {
-            return Ok(Matrix::Quantised(Arc::new(on_host)));
+        let placed = if self.device.is_cpu() {
+            on_host
+        } else {
+            QTensor::new(QStorage::from_data(on_host.data()?, &self.device, ty)?, on_host.shape())?
+        };
+        // A rounding that is harmless elsewhere sends a token to another expert here.
+        match self.header.config.moe {
+            Some(_) => Ok(Matrix::Unrounded(Arc::new(placed))),
+            None => Ok(Matrix::Quantised(Arc::new(placed))),
         }
-        let storage = QStorage::from_data(on_host.data()?, &self.device, ty)?;
-        Ok(Matrix::Quantised(Arc::new(QTensor::new(storage, on_host.shape())?)))
     }
 
     /// What a failed read means for the caller.

@@ -11,7 +11,7 @@ pub use gguf::from_gguf;
 pub use hf::{from_hf_json, from_hf_json_with, long_tail_settings};
 pub(crate) use hf::{only_yarn, time_step_rank, unlimited_step};
 
-use crate::tensors::{self, Role};
+use crate::tensors::{self, Role, Slot};
 use crate::{ConfigError, Family, Format};
 
 /// Everything the decoder needs to know besides the weights.
@@ -155,6 +155,8 @@ pub enum Activation {
     Silu,
     /// `x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))`. Source: Hendrycks and Gimpel 2016.
     GeluTanh,
+    /// `max(x, 0)^2`.
+    Relu2,
     /// `x * Phi(x)`, Phi being the distribution function of the normal distribution.
     GeluErf,
 }
@@ -203,6 +205,8 @@ pub struct Storage {
     pub fused_gate_up: bool,
     /// All experts of a layer are one tensor for each projection.
     pub merged_experts: bool,
+    /// And of these, gate and up projections are one tensor.
+    pub fused_experts: bool,
 }
 
 /// Rotary position embedding.
@@ -334,10 +338,22 @@ struct Keys {
 }
 
 impl ModelConfig {
-    /// Number of weights, a tied output projection counted once.
+    /// Number of weights, a tied output projection counted once and the divisors of rotary frequencies not at all.
     pub fn parameters(&self) -> u64 {
+        self.parameters_of(|_| true)
+    }
+
+    /// Number of weights that one token is computed with: of the experts, only as many as it takes.
+    pub fn active_parameters(&self) -> u64 {
+        let used = self.moe.map_or(0, |moe| moe.used);
+        self.parameters_of(|slot| !slot.role.is_expert() || slot.expert < used)
+    }
+
+    fn parameters_of(&self, counted: impl Fn(&Slot) -> bool) -> u64 {
         tensors::slots(self, Format::Safetensors)
+            .filter(|slot| !slot.role.is_rope_factors())
             .filter(|slot| !(slot.role == Role::Output && self.tied_embeddings))
+            .filter(counted)
             .map(|slot| slot.shape(self).iter().map(|&dim| dim as u64).product::<u64>())
             .sum()
     }
@@ -379,6 +395,29 @@ impl ModelConfig {
         }
         positive(keys.norm_eps, self.norm.epsilon)?;
         Ok(self)
+    }
+}
+
+/// The rotary embeddings of a model, and which one layers with a window use; the others use the first.
+struct Ropes {
+    all: Vec<Rope>,
+    sliding: usize,
+}
+
+impl Ropes {
+    fn new(full: Rope, sliding: Rope) -> Self {
+        if sliding == full {
+            return Self { all: vec![full], sliding: 0 };
+        }
+        Self { all: vec![full, sliding], sliding: 1 }
+    }
+
+    /// Those that some layer uses.
+    fn used(mut self, layers: &[Layer]) -> Vec<Rope> {
+        if !layers.iter().any(|layer| layer.rope == Some(1)) {
+            self.all.truncate(1);
+        }
+        self.all
     }
 }
 

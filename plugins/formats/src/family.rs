@@ -63,9 +63,9 @@ pub struct Graph {
 pub enum Positions {
     /// All alike.
     Same,
-    /// Layers with a window have a base of their own, and no scaling.
-    LocalBase,
-    /// Only layers with a window do.
+    /// Layers with a window may have a base of their own, and have no scaling.
+    Local,
+    /// Only layers with a window do, unless there is none.
     Windowed,
     /// All but every n-th, unless `config.json` lists them.
     Interval(usize),
@@ -93,8 +93,12 @@ pub enum Windows {
 /// A GGUF file as llama.cpp's converter writes it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Converted {
+    /// Tensor names that differ from those of other families, without `.weight`.
+    pub names: &'static [(Role, &'static str)],
     /// How query and key rows are ordered.
     pub rope: RopeLayout,
+    /// The base of local layers where the file does not give it; without either it is that of all.
+    pub local_base: Option<f64>,
     /// Which layers have a window; the rules that need keys of `config.json` do not occur.
     pub windows: Windows,
     /// The length of windows where the file does not give it.
@@ -135,6 +139,10 @@ pub struct Checkpoint {
     pub fused_qkv: bool,
     /// Gate and up projections are one tensor, in this order.
     pub fused_gate_up: bool,
+    /// All experts of a layer are one tensor for each projection.
+    pub merged_experts: bool,
+    /// And of these, gate and up projections are one tensor, in this order.
+    pub fused_experts: bool,
     /// What is added to stored norm weights: families that multiply by `1 + w` have 1.
     pub norm_offset: f64,
     /// Which elements of a head are rotated together.
@@ -208,14 +216,8 @@ impl Family {
 }
 
 fn unsupported(found: &str) -> ConfigError {
-    let rows = long_tail::all();
-    ConfigError::UnsupportedFamily {
-        found: found.chars().take(80).collect(),
-        supported: rows
-            .map(|family| format!("{} ({})", family.name, family.description))
-            .collect::<Vec<_>>()
-            .join("; "),
-    }
+    let names: Vec<&str> = long_tail::all().map(|family| family.name).collect();
+    ConfigError::UnsupportedFamily { found: found.chars().take(80).collect(), supported: names.join(", ") }
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 //!
 //! Model files come from strangers. This crate reads their headers (GGUF, safetensors) and their
 //! `config.json`, decides which family they belong to, and checks that every tensor the family
-//! needs is there in the expected shape and inside its file. Host and engine share it, so the
-//! rules exist once. It holds no tensor library: turning bytes into tensors is the engine's work,
+//! needs is there in the expected shape and inside its file, and says what the model will take of
+//! memory. Host and engine share it, so the rules exist once. It holds no tensor library: turning bytes into tensors is the engine's work,
 //! turning `tokenizer.ggml.*` into a tokenizer the host's.
 //!
 //! Three promises hold for any input. Malformed files end in an error, never in a panic. Nothing
@@ -20,6 +20,7 @@ pub mod file;
 pub mod generation;
 pub mod gguf;
 mod json;
+pub mod memory;
 pub mod model;
 pub mod safetensors;
 pub mod source;

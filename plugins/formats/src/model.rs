@@ -3,13 +3,14 @@
 //! This is what the host lists and what `check_model` answers from; the engine takes offsets from
 //! it when it reads weights. Nothing here touches weight data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use ::safetensors::Dtype;
 use serde_json::{Map, Value};
 
 use crate::gguf::{self, GgmlType, Gguf, shards};
+use crate::tensors::{Role, Slot};
 use crate::{ConfigError, Format, FormatError, ModelConfig, ModelSource};
 use crate::{config, safetensors, tensors};
 
@@ -80,6 +81,25 @@ impl ModelHeader {
         }
         let elements = |entry: &TensorEntry| entry.shape.iter().map(|dim| *dim as u64).product::<u64>();
         self.tensors.values().map(elements).sum()
+    }
+
+    /// Those one token is computed with, where the graph is known.
+    pub fn active_parameters(&self) -> Option<u64> {
+        (!self.config.family.is_long_tail()).then(|| self.config.active_parameters())
+    }
+
+    /// The tensors that a load takes: not those the model knows nothing of, nor the copy of the embedding that some
+    /// files with tied embeddings carry. Of the weights that share a tensor, the first stands for it.
+    pub fn loaded(&self) -> impl Iterator<Item = (Slot, &TensorEntry)> {
+        let (config, format) = (&self.config, self.source.format);
+        let mut seen = HashSet::new();
+        tensors::slots(config, format)
+            .filter(|slot| !(slot.role == Role::Output && config.tied_embeddings))
+            .filter_map(move |slot| {
+                let name = slot.place(config, format).name;
+                let entry = self.tensors.get(&name)?;
+                seen.insert(name).then_some((slot, entry))
+            })
     }
 }
 

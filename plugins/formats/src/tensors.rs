@@ -14,10 +14,9 @@ use std::ops::Range;
 use ::safetensors::Dtype;
 
 use crate::config::{Factors, QkNorm, RopeScaling, Storage};
-use crate::family::FAMILIES;
 use crate::gguf::GgmlType;
 use crate::model::{ElementType, TensorEntry};
-use crate::{ConfigError, Format, ModelConfig};
+use crate::{ConfigError, Family, Format, ModelConfig};
 
 /// What a tensor is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,6 +65,8 @@ pub enum Role {
     MlpPostNorm,
     /// `[experts, hidden]`.
     Router,
+    /// `[2 expert ffn, hidden]`, one for each expert: a file's name for the two below in one tensor.
+    ExpertGateUp,
     /// `[expert ffn, hidden]`, one for each expert.
     ExpertGate,
     /// `[expert ffn, hidden]`, one for each expert.
@@ -163,11 +164,11 @@ impl Role {
         Self::SharedDown,
     ];
 
-    fn is_expert(self) -> bool {
+    pub(crate) fn is_expert(self) -> bool {
         matches!(self, Self::ExpertGate | Self::ExpertUp | Self::ExpertDown)
     }
 
-    fn is_rope_factors(self) -> bool {
+    pub(crate) fn is_rope_factors(self) -> bool {
         matches!(self, Self::RopeFactors | Self::RopeShortFactors | Self::RopeLongFactors)
     }
 
@@ -176,6 +177,7 @@ impl Role {
         match self {
             Self::Q | Self::K | Self::V if config.storage.fused_qkv => Some(Self::Qkv),
             Self::Gate | Self::Up if config.storage.fused_gate_up => Some(Self::GateUp),
+            Self::ExpertGate | Self::ExpertUp if config.storage.fused_experts => Some(Self::ExpertGateUp),
             _ => None,
         }
     }
@@ -230,7 +232,7 @@ impl Slot {
             SharedRouter => shared.is_some_and(|shared| shared.gated),
             SharedGate | SharedUp | SharedDown => shared.is_some(),
             TokenEmbedding | OutputNorm | Q | K | V | O => true,
-            Qkv | GateUp => false,
+            Qkv | GateUp | ExpertGateUp => false,
         }
     }
 
@@ -261,17 +263,12 @@ impl Slot {
         let holder = self.role.fused(config).unwrap_or(self.role);
         let name = names::of(config.family, format, Slot { role: holder, ..*self }, config.storage);
         let rows = leading(&shape);
-        let (stored, start) = if holder != self.role {
-            self.in_fused(holder, config, &shape)
-        } else if self.role.is_expert() && config.storage.merged_experts {
-            let experts = config.moe.as_ref().map_or(0, |moe| moe.experts);
-            ([&[experts], shape.as_slice()].concat(), self.expert * rows)
-        } else if self.role == Role::SharedRouter && format == Format::Gguf {
-            // Converters drop axes of length 1.
-            return Place { name, stored: shape[1..].to_vec(), rows: 0..shape[1], shape };
-        } else {
-            (shape.clone(), 0)
-        };
+        let (mut stored, mut start) =
+            if holder == self.role { (shape.clone(), 0) } else { self.in_fused(holder, config, &shape) };
+        if self.role.is_expert() && config.storage.merged_experts {
+            start += self.expert * leading(&stored);
+            stored.insert(0, config.moe.as_ref().map_or(0, |moe| moe.experts));
+        }
         Place { name, stored, rows: start..start + rows, shape }
     }
 
@@ -279,6 +276,7 @@ impl Slot {
     fn in_fused(&self, holder: Role, config: &ModelConfig, shape: &[usize]) -> (Vec<usize>, usize) {
         let parts: &[Role] = match holder {
             Role::Qkv => &[Role::Q, Role::K, Role::V],
+            Role::ExpertGateUp => &[Role::ExpertGate, Role::ExpertUp],
             _ => &[Role::Gate, Role::Up],
         };
         let rows = |role: &Role| weight_shape(*role, config)[0];
@@ -290,10 +288,10 @@ impl Slot {
 }
 
 /// The GGUF name of a weight or bias; that of experts where they are one tensor.
-pub(crate) fn gguf_name(role: Role, part: Part, layer: usize) -> String {
+pub(crate) fn gguf_name(family: &Family, role: Role, part: Part, layer: usize) -> String {
     let storage = Storage { merged_experts: true, ..Storage::default() };
     let slot = Slot { part, ..Slot::weight(role, layer) };
-    names::of(&FAMILIES[0], Format::Gguf, slot, storage)
+    names::of(family, Format::Gguf, slot, storage)
 }
 
 /// Rows of a tensor: all axes but the last flattened; of a vector, its elements.
@@ -328,6 +326,7 @@ fn weight_shape(role: Role, config: &ModelConfig) -> Vec<usize> {
         Gate | Up => vec![ffn, hidden],
         Down => vec![hidden, ffn],
         Router => vec![config.moe.as_ref().map_or(0, |moe| moe.experts), hidden],
+        ExpertGateUp => vec![2 * expert, hidden],
         ExpertGate | ExpertUp => vec![expert, hidden],
         ExpertDown => vec![hidden, expert],
         SharedRouter => vec![1, hidden],
@@ -353,7 +352,11 @@ pub fn slots(config: &ModelConfig, format: Format) -> impl Iterator<Item = Slot>
 }
 
 /// Every tensor a model of this configuration has in that format, layer by layer.
-pub fn expected(config: &ModelConfig, format: Format) -> impl Iterator<Item = Expected> + '_ {
+pub fn expected(config: &ModelConfig, format: Format) -> Vec<Expected> {
+    each_expected(config, format).collect()
+}
+
+fn each_expected(config: &ModelConfig, format: Format) -> impl Iterator<Item = Expected> + '_ {
     let mut seen = HashSet::new();
     slots(config, format).filter_map(move |slot| {
         let place = slot.place(config, format);
@@ -383,7 +386,7 @@ pub fn check<'a>(
 ) -> Result<(), ConfigError> {
     // One by one, so that a configuration that promises more than the file has costs nothing.
     let mut known = HashSet::new();
-    for wanted in expected(config, format) {
+    for wanted in each_expected(config, format) {
         match lookup(&wanted.name) {
             Some(found) => check_one(&wanted, found)?,
             None if wanted.optional => {}
@@ -398,7 +401,7 @@ pub fn check<'a>(
 }
 
 fn check_one(wanted: &Expected, found: &TensorEntry) -> Result<(), ConfigError> {
-    if found.shape != wanted.shape {
+    if without_ones(&found.shape) != without_ones(&wanted.shape) {
         return Err(ConfigError::TensorShape {
             name: wanted.name.clone(),
             expected: wanted.shape.clone(),
@@ -413,6 +416,14 @@ fn check_one(wanted: &Expected, found: &TensorEntry) -> Result<(), ConfigError> 
         ElementType::Safetensors(other) => refused(&other, "F32, F16, BF16, F64"),
         ElementType::Ggml(ty) if wanted.plain && ty != GgmlType::F32 => refused(&ty, "F32"),
         ElementType::Ggml(_) => Ok(()),
+    }
+}
+
+/// A shape without its leading axes of length 1, which some converters drop.
+fn without_ones(shape: &[usize]) -> &[usize] {
+    match shape {
+        [1, rest @ ..] if !rest.is_empty() => without_ones(rest),
+        all => all,
     }
 }
 

@@ -255,7 +255,7 @@ pub(crate) fn safetensors_bytes(header: &str, data: usize) -> Vec<u8> {
 pub(crate) fn llama_tensors() -> Vec<(String, Vec<usize>)> {
     let config = llama_config();
     let expected = tensors::expected(&config, Format::Safetensors);
-    expected.map(|tensor| (tensor.name, tensor.shape)).collect()
+    expected.into_iter().map(|tensor| (tensor.name, tensor.shape)).collect()
 }
 
 /// A directory with files in it, removed with the value.

@@ -1,12 +1,12 @@
 //! Metadata that contradicts itself, and the settings in it.
 
-use super::super::testing::{Meta, byte_level_pairs, metadata, sentencepiece_pairs, with};
+use super::super::testing::{Meta, byte_level_pairs, fixtures, metadata, sentencepiece_pairs, with};
 use super::super::tokenizer::Specials;
 use super::*;
 
 /// The error for a small vocabulary with one value replaced has to contain `expected`.
 fn check_refused(pairs: Vec<(&'static str, Meta)>, key: &'static str, value: Option<Meta>, expected: &str) {
-    let error = tokenizer(&metadata(&with(pairs, key, value))).expect_err(expected);
+    let error = tokenizer(&metadata(&with(pairs, key, value)), None).expect_err(expected);
     let message = sconce_formats::chain(&error);
     assert!(message.contains(expected), "{message}");
 }
@@ -49,7 +49,7 @@ fn damaged_sentencepiece_vocabularies_are_refused() {
 #[test]
 fn the_beginning_and_the_end_follow_the_settings() {
     let encode = |pairs: Vec<(&'static str, Meta)>| {
-        let tokenizer = tokenizer(&metadata(&pairs)).expect("well-formed");
+        let tokenizer = tokenizer(&metadata(&pairs), None).expect("well-formed");
         tokenizer.encode("", Specials::PROMPT).expect("encodes")
     };
     let set = |pairs, key, on| with(pairs, key, Some(Meta::Bool(on)));
@@ -68,7 +68,7 @@ fn the_beginning_and_the_end_follow_the_settings() {
 fn llama_3_takes_whole_words_first() {
     let encode = |pre| {
         let pairs = with(byte_level_pairs(), "tokenizer.ggml.pre", Some(Meta::Str(pre)));
-        let tokenizer = tokenizer(&metadata(&pairs)).expect("well-formed");
+        let tokenizer = tokenizer(&metadata(&pairs), None).expect("well-formed");
         let ids = tokenizer.encode("whole 123", Specials::NONE).expect("encodes");
         ids.iter().filter_map(|&id| tokenizer.token(id)).collect::<Vec<_>>()
     };
@@ -81,7 +81,7 @@ fn llama_3_takes_whole_words_first() {
 fn blanks_follow_the_settings() {
     let encode = |key, on, text: &str| {
         let pairs = with(sentencepiece_pairs(), key, Some(Meta::Bool(on)));
-        let tokenizer = tokenizer(&metadata(&pairs)).expect("well-formed");
+        let tokenizer = tokenizer(&metadata(&pairs), None).expect("well-formed");
         let ids = tokenizer.encode(text, Specials::NONE).expect("encodes");
         ids.iter().filter_map(|&id| tokenizer.token(id)).collect::<Vec<_>>()
     };
@@ -89,4 +89,34 @@ fn blanks_follow_the_settings() {
     let collapse = "tokenizer.ggml.remove_extra_whitespaces";
     assert_eq!(encode(collapse, true, "  hi   a "), ["▁hi", "▁", "a"]);
     assert_eq!(encode(collapse, false, "hi  a"), ["▁hi", "▁", "▁", "a"]);
+}
+
+#[test]
+fn the_user_may_say_how_text_is_cut() {
+    let open = |pairs: Vec<(&'static str, Meta)>, pre| {
+        let tokenizer = tokenizer(&metadata(&pairs), Some(pre))?;
+        let ids = tokenizer.encode("whole 123", Specials::NONE)?;
+        let tokens: Vec<String> = ids.iter().filter_map(|&id| tokenizer.token(id)).collect();
+        Ok::<_, TokenizerError>((tokens.len(), tokenizer.kind().to_owned()))
+    };
+    let missing = with(byte_level_pairs(), PRE, None);
+    assert_eq!(open(missing, "llama-bpe").expect("known"), (3, "GGUF llama-bpe".to_owned()));
+    let other = with(byte_level_pairs(), PRE, Some(Meta::Str("elvish")));
+    assert_eq!(open(other, "qwen2").expect("known").0, 9);
+    let error = open(byte_level_pairs(), "elvish").expect_err("unknown");
+    assert!(matches!(error, TokenizerError::PreGiven { .. }), "{error}");
+    assert_eq!(open(sentencepiece_pairs(), "qwen2").expect("no effect").1, "GGUF SentencePiece");
+}
+
+#[test]
+fn tokens_of_phi_3_take_the_blanks_behind_them() {
+    let Some(dir) = fixtures() else { return };
+    let dir = dir.join("models/random/phi3");
+    let published = Tokenizer::open(&dir).expect("a tokenizer");
+    let own = Tokenizer::open(&dir.join("gguf/phi3.Q8_0.gguf")).expect("a tokenizer");
+    for text in ["<|user|> \n Hi <|end|>\n\n<|assistant|>\n", "<s> a<|system|>  b", "<|end|>", " <|user|>"] {
+        let parse = Specials { parse: true, add: false };
+        let ids = own.encode(text, parse).expect("encodes");
+        assert_eq!(ids, published.encode(text, parse).expect("encodes"), "{text:?}");
+    }
 }

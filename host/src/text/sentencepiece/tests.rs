@@ -36,7 +36,7 @@ fn model(algorithm: u8, normalizer: &[u8]) -> Vec<u8> {
 }
 
 fn check(normalizer: &[u8], text: &str, expected: &[u32]) {
-    let tokenizer = tokenizer(&model(2, normalizer)).expect("well-formed");
+    let tokenizer = tokenizer(&model(2, normalizer), &Beside::default()).expect("well-formed");
     assert_eq!(tokenizer.encode(text, Specials::PROMPT).expect("encodes"), expected, "{text:?}");
 }
 
@@ -50,7 +50,7 @@ fn pieces_scores_and_flags_are_read() {
 
 #[test]
 fn unsupported_models_are_refused() {
-    let refused = |bytes: &[u8]| tokenizer(bytes).expect_err("refused").to_string();
+    let refused = |bytes: &[u8]| tokenizer(bytes, &Beside::default()).expect_err("refused").to_string();
     assert!(refused(&model(1, &[])).contains("not of type BPE"));
     assert!(refused(&model(2, &bytes(2, b"map"))).contains("precompiled_charsmap"));
     assert!(refused(b"").contains("no pieces"));
@@ -61,8 +61,8 @@ fn unsupported_models_are_refused() {
 fn cut_files_end_in_an_error_or_in_fewer_pieces() {
     let whole = model(2, &[]);
     for length in 0..whole.len() {
-        let _ = tokenizer(&whole[..length]);
+        let _ = tokenizer(&whole[..length], &Beside::default());
     }
-    assert!(tokenizer(&whole[..whole.len() - 1]).is_err());
-    assert!(tokenizer(&whole[..5]).is_err());
+    assert!(tokenizer(&whole[..whole.len() - 1], &Beside::default()).is_err());
+    assert!(tokenizer(&whole[..5], &Beside::default()).is_err());
 }

@@ -14,7 +14,7 @@ fn open_files(files: &[(&str, Value)]) -> Result<Tokenizer, TokenizerError> {
     for (name, content) in files {
         std::fs::write(dir.path().join(name), content.to_string()).expect("a file");
     }
-    open(dir.path())
+    open(dir.path(), None)
 }
 
 /// A byte-level `tokenizer.json` whose added tokens lie outside the model, out of order.
@@ -71,6 +71,23 @@ fn settings_beside_it_name_beginning_and_end() {
 }
 
 #[test]
+fn settings_beside_it_adjust_and_add_tokens() {
+    let decoder = json!({
+        "5": {"content": "<kept>", "special": true, "lstrip": true},
+        "6": {"content": "<bos>", "special": false},
+        "8": {"content": "<new>", "special": true, "rstrip": true},
+        "3": {"content": "<taken>", "special": true},
+    });
+    let config = json!({"added_tokens_decoder": decoder, "eos_token": "<new>"});
+    let files = [("tokenizer.json", small()), ("tokenizer_config.json", config)];
+    let tokenizer = open_files(&files).expect("well-formed");
+    check(&tokenizer, "a  <kept><new> b", true, false, &[0, 5, 8, 1]);
+    assert_eq!((tokenizer.vocab_size(), tokenizer.eos()), (9, Some(8)));
+    assert!(tokenizer.is_special(5) && tokenizer.is_special(6), "what is special stays so");
+    assert_eq!(tokenizer.id("<taken>"), None);
+}
+
+#[test]
 fn the_post_processor_gives_the_automatic_tokens() {
     let mut file = small();
     let special = |id: &str| json!({"SpecialToken": {"id": id, "type_id": 0}});
@@ -116,13 +133,13 @@ fn damaged_files_end_in_an_error() {
     assert!(refused(&[("tokenizer.json", file)]).contains("cannot build"));
     let files = [("tokenizer.json", small()), ("tokenizer_config.json", json!("x").take())];
     assert!(open_files(&files).is_ok(), "null is an empty configuration");
-    assert!(open(&PathBuf::from("/nowhere/tokenizer.json")).is_err());
+    assert!(open(&PathBuf::from("/nowhere/tokenizer.json"), None).is_err());
 }
 
 #[test]
 fn directories_without_automatic_beginning_are_respected() {
     let Some(dir) = fixtures() else { return };
-    let tokenizer = open(&dir.join("models/random/phi3")).expect("a tokenizer");
+    let tokenizer = open(&dir.join("models/random/phi3"), None).expect("a tokenizer");
     let ids = tokenizer.encode("", Specials::PROMPT).expect("encodes");
     assert!(ids.is_empty(), "add_bos_token is false there");
     let id = |text: &str| tokenizer.id(text).expect("a token");

@@ -7,8 +7,10 @@ use serde_json::json;
 use super::super::testing::{self, byte_level, byte_level_pairs, fixtures, with};
 use super::*;
 
-fn july() -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(1_721_952_000)
+const JULY: Duration = Duration::from_secs(1_721_952_000);
+
+fn july() -> Clock {
+    Clock::Fixed(SystemTime::UNIX_EPOCH + JULY)
 }
 
 /// A conversation, where it does not matter which.
@@ -17,7 +19,7 @@ fn any() -> Json {
 }
 
 fn compile(text: &str) -> Result<ChatTemplate, TemplateError> {
-    ChatTemplate::with_clock(TemplateSource::from_text(text), july)
+    ChatTemplate::with_clock(TemplateSource::from_text(text), july())
 }
 
 fn render(text: &str, messages: Json) -> Result<String, TemplateError> {
@@ -88,6 +90,59 @@ fn named_templates_are_chosen_by_tools() {
 }
 
 #[test]
+fn a_directory_may_spread_its_templates() {
+    let config = json!({"chat_template": [
+        {"name": "default", "template": "old"}, {"name": "rag", "template": "rag of the list"},
+    ]});
+    let dir = testing::files(&[
+        ("tokenizer_config.json", config.to_string().into_bytes()),
+        ("chat_template.jinja", b"new".to_vec()),
+        ("additional_chat_templates/tool_use.jinja", b"tools".to_vec()),
+        ("additional_chat_templates/notes.txt", b"no template".to_vec()),
+    ]);
+    let mut source = TemplateSource::from_dir(dir.path()).expect("readable");
+    let names: Vec<&str> = source.templates.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["default", "rag", "tool_use"]);
+    let render = |source: TemplateSource, tools: bool| {
+        let template = ChatTemplate::new(source).expect("compiles");
+        let tools = tools.then(|| json!([1]));
+        template.render(&any(), tools.as_ref(), false, &Map::new()).expect("renders")
+    };
+    assert_eq!((render(source.clone(), false), render(source.clone(), true)), ("new".into(), "tools".into()));
+    assert!(!source.choose("nothing"));
+    assert!(source.choose("rag"));
+    assert_eq!(
+        (render(source.clone(), false), render(source, true)),
+        ("rag of the list".into(), "rag of the list".into())
+    );
+}
+
+#[test]
+fn the_file_of_a_processor_is_read() {
+    let file = json!({"chat_template": "from the processor"}).to_string().into_bytes();
+    let dir = testing::files(&[("chat_template.json", file)]);
+    let source = TemplateSource::from_dir(dir.path()).expect("readable");
+    assert_eq!(source.templates, [("default".to_owned(), "from the processor".to_owned())]);
+    let dir = testing::files(&[("chat_template.json", b"{".to_vec())]);
+    assert!(matches!(TemplateSource::from_dir(dir.path()), Err(TemplateError::Json { .. })));
+}
+
+#[test]
+fn gguf_metadata_has_named_templates() {
+    let text = testing::Meta::Str;
+    let mut pairs = byte_level_pairs();
+    pairs.extend([
+        ("tokenizer.chat_template", text("plain")),
+        ("tokenizer.chat_templates", testing::Meta::Strs(vec!["rag", "absent"])),
+        ("tokenizer.chat_template.rag", text("rag")),
+        ("tokenizer.chat_template.tool_use", text("tools")),
+    ]);
+    let source = TemplateSource::from_gguf(&testing::metadata(&pairs), &byte_level());
+    let names: Vec<&str> = source.templates.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["default", "rag", "tool_use"]);
+}
+
+#[test]
 fn absent_templates_have_errors_of_their_own() {
     let missing = ChatTemplate::new(TemplateSource::default()).expect_err("nothing there");
     assert!(missing.to_string().contains("/v1/completions"));
@@ -126,7 +181,7 @@ fn check_published(file: &Json, text: String) -> usize {
     let variables = ["bos_token", "eos_token"].map(|key| (key.to_owned(), file[key].clone()));
     let mut source = TemplateSource::from_text(text);
     source.variables = variables.into_iter().collect();
-    let template = ChatTemplate::with_clock(source, july).expect("compiles");
+    let template = ChatTemplate::with_clock(source, july()).expect("compiles");
     let extra = file["extra_variables"].as_object().expect("variables");
     let mut refused = 0;
     for case in file["cases"].as_array().expect("cases") {

@@ -5,17 +5,17 @@ use std::sync::atomic::Ordering;
 
 use candle_core::DType;
 use sconce_formats::config::long_tail_settings;
+use sconce_formats::memory;
 use sconce_formats::{FormatError, ModelHeader};
-use sconce_plugin_api::abi_stable::std_types::RVec;
 use sconce_plugin_api::sdk::codes::dtype;
 use sconce_plugin_api::sdk::{KeyValue, LoadRequest, Loaded, ModelInfo, Progress};
 use serde_json::{Map, Value};
 
 use super::models::{FAMILIES, Family, Recipe, Settings};
 use super::weights::{Store, Tensors};
-use super::{AdapterExecutor, CAPS, Limits, NOTE};
+use super::{AdapterExecutor, CAPS, Limits};
 use crate::error::{EngineError, Result};
-use crate::load::{KV_SHARE, context};
+use crate::load::context;
 use crate::stats::{Counters, EngineStats};
 use crate::target::{DenseAs, Target, Types};
 use crate::weights::{Weights, report};
@@ -152,7 +152,7 @@ fn limits(
         return Err(lacks("the state of so many sequences", instances, free));
     };
     let budget = match request.kv_bytes {
-        0 => (left as f64 * KV_SHARE) as u64,
+        0 => memory::kv_budget(left, 0, 0.0),
         asked => asked,
     };
     let per_token = kv_bytes_per_token(header);
@@ -183,7 +183,7 @@ fn info(header: &ModelHeader, limits: Limits) -> ModelInfo {
         weight_dtype: dtype::F32,
         kv_dtype: dtype::F32,
         _pad: 0,
-        ext: RVec::from(vec![KeyValue::string("note", NOTE)]),
+        ext: config.family.note().map(|note| KeyValue::string("note", note)).into_iter().collect(),
         _r: [0; 8],
     }
 }

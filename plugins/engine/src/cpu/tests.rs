@@ -51,7 +51,10 @@ fn check_scoring(
     let found = CpuOps.attention(&q, &spans, scoring).expect("attention");
     let expected = CandleOps.attention(&q, &spans, scoring).expect("attention");
     let far = distance(&found, &expected);
-    assert!(far < 2e-5, "{heads} heads on {kv_heads} of {head_dim}, {sequences:?}, {scoring:?}: off by {far}");
+    assert!(
+        far < 2e-5,
+        "{heads} heads on {kv_heads} of {head_dim}, {sequences:?}, {scoring:?}: off by {far}"
+    );
 }
 
 #[test]
@@ -116,14 +119,16 @@ fn very_large_scores_do_not_overflow() {
     let keys = Tensor::full(100.0f32, (70, 1, 16), &Device::Cpu).expect("a tensor");
     let values = Tensor::full(2.0f32, (70, 1, 16), &Device::Cpu).expect("a tensor");
     let spans = [Span { rows: 0..1, past: 69, keys: &keys, values: &values }];
-    let found = CpuOps.attention(&q, &spans, Scoring { scale: 1.0, softcap: None, window: None }).and_then(|t| t.flatten_all()?.to_vec1::<f32>());
+    let found = CpuOps
+        .attention(&q, &spans, Scoring { scale: 1.0, softcap: None, window: None })
+        .and_then(|t| t.flatten_all()?.to_vec1::<f32>());
     assert_eq!(found.expect("attention"), [2.0; 16]);
 }
 
 #[test]
 fn gates_equal_candles() {
     let mut state = 1;
-    for activation in [Activation::Silu, Activation::GeluTanh, Activation::GeluErf] {
+    for activation in [Activation::Silu, Activation::GeluTanh, Activation::GeluErf, Activation::Relu2] {
         for width in [1, 7, 96, 5000] {
             let (gate, up) = (random((3, width), &mut state), random((3, width), &mut state));
             let found = CpuOps.gate(activation, &gate, &up).expect("a gate");
@@ -133,9 +138,27 @@ fn gates_equal_candles() {
     }
 }
 
+/// In f32 the product with expanded weights is the definition.
+#[test]
+fn unrounded_products_equal_those_of_expanded_weights() {
+    let mut state = 9;
+    for (rows, k) in [(1, 32), (17, 64), (40, 256), (33, 1024)] {
+        let blocks = QTensor::quantize(&random((rows, k), &mut state), GgmlDType::Q8_0).expect("blocks");
+        let expanded = blocks.dequantize(&Device::Cpu).and_then(|t| t.t()).expect("a matrix");
+        let linear = Linear { weight: Matrix::Unrounded(std::sync::Arc::new(blocks)), bias: None };
+        for tokens in [1, 2, 3, 4, 5, 19] {
+            let x = random((tokens, k), &mut state);
+            let expected = x.matmul(&expanded).expect("a product");
+            let found = CpuOps.linear(&x, &linear).expect("a product");
+            assert!(distance(&found, &expected) < 2e-3, "{tokens} x {rows} x {k}");
+            let found = CpuOps.linears(&x, &[&linear]).expect("a product");
+            assert!(distance(&found[0], &expected) < 2e-3, "{tokens} x {rows} x {k}");
+        }
+    }
+}
+
 #[test]
 fn fused_projections_equal_single_ones() {
-    use candle_core::quantized::GgmlDType;
     let mut state = 5;
     let linear = |rows: usize, state: &mut u64| {
         let weight = QTensor::quantize(&random((rows, 256), state), GgmlDType::Q4K).expect("blocks");

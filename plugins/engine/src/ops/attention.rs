@@ -46,9 +46,8 @@ fn mask(tokens: usize, past: usize, window: Option<usize>, dtype: DType, device:
     let sees = |token: usize, key: usize| {
         key <= past + token && window.is_none_or(|window| key + window > past + token)
     };
-    let row = |token: usize| {
-        (0..length).map(move |key| if sees(token, key) { 0.0 } else { f32::NEG_INFINITY })
-    };
+    let row =
+        |token: usize| (0..length).map(move |key| if sees(token, key) { 0.0 } else { f32::NEG_INFINITY });
     let values: Vec<f32> = (0..tokens).flat_map(row).collect();
     Tensor::from_vec(values, (tokens, length), device)?.to_dtype(dtype)
 }

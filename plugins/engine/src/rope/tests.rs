@@ -49,9 +49,14 @@ fn llama3_keeps_short_waves_stretches_long_ones_and_blends_between() {
 
 #[test]
 fn rows_are_those_of_each_tokens_own_position_and_survive_growth() {
-    let mut table =
-        RopeTable::new(&rope(4, RopeScaling::None), &FactorTensors::default(), 2000, DType::F32, &Device::Cpu)
-            .expect("a table");
+    let mut table = RopeTable::new(
+        &rope(4, RopeScaling::None),
+        &FactorTensors::default(),
+        2000,
+        DType::F32,
+        &Device::Cpu,
+    )
+    .expect("a table");
     let positions = [3u32, 0, 1500, 3];
     table.rows(&[5]).expect("a first, shorter use");
     let rows = table.rows(&positions).expect("rows");
@@ -101,18 +106,14 @@ fn yarn_keeps_fast_pairs_divides_slow_ones_and_blends_between() {
     };
     // Borders: 8 ln(1024 / 64π) / (2 ln 10⁴) = 0.707 and 2.212; rounded outwards 0 and 3.
     let blend = |share: f64, frequency: f64| frequency * (1.0 - share + share / 4.0);
-    check(&plain(&rope(8, scaling(true))), &[
-        1.0,
-        blend(1.0 / 3.0, 0.1),
-        blend(2.0 / 3.0, 0.01),
-        0.001 / 4.0,
-    ]);
+    check(
+        &plain(&rope(8, scaling(true))),
+        &[1.0, blend(1.0 / 3.0, 0.1), blend(2.0 / 3.0, 0.01), 0.001 / 4.0],
+    );
     let (low, high) = (0.706_970_11, 2.212_120_09);
     let share = |pair: f64| (pair - low) / (high - low);
-    check(&plain(&rope(8, scaling(false))), &[
-        1.0,
-        blend(share(1.0), 0.1),
-        blend(share(2.0), 0.01),
-        0.001 / 4.0,
-    ]);
+    check(
+        &plain(&rope(8, scaling(false))),
+        &[1.0, blend(share(1.0), 0.1), blend(share(2.0), 0.01), 0.001 / 4.0],
+    );
 }

@@ -12,14 +12,13 @@ use candle_core::{Device, Error};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
+use sconce_formats::memory::Q8_0_BLOCK;
 use sconce_formats::{ElementType, GgmlType, TensorEntry};
 
 use super::mapped;
 
 /// Values a thread converts at a time: a megabyte of f32. A multiple of every block.
 const CHUNK: usize = 1 << 18;
-/// Values in a block of Q8_0.
-pub(crate) const Q8_0_BLOCK: usize = 32;
 
 /// Why a tensor could not be read.
 #[derive(Debug)]

@@ -68,6 +68,7 @@ impl Section<'_> {
         let context_length = self.count(keys.context_length)?;
         let moe = self.moe()?;
         let ropes = self.ropes(head_dim, context_length)?;
+        let layers = self.layers(layer_count, moe.is_some(), &ropes)?;
         let storage = self.storage(layer_count);
         Ok(ModelConfig {
             family: self.family,
@@ -98,9 +99,9 @@ impl Section<'_> {
                 activation: graph.activation,
                 bias: self.has_bias(Role::Up),
             },
-            layers: self.layers(layer_count, moe.is_some(), &ropes)?,
             moe,
-            ropes: ropes.all,
+            ropes: ropes.used(&layers),
+            layers,
             embedding_scale: match graph.scaled_embeddings {
                 true => (hidden_size as f64).sqrt(),
                 false => self.factor("embedding_scale")?,
@@ -199,11 +200,13 @@ impl Section<'_> {
 
     fn storage(&self, layers: usize) -> Storage {
         let any = |role| (0..layers).any(|layer| self.shape(role, layer).is_some());
-        let up_alone = self.has(Role::Up) && !self.has(Role::Gate);
+        let dense = (0..layers).find(|&layer| self.shape(Role::Up, layer).is_some());
+        let up_alone = dense.is_some_and(|layer| self.shape(Role::Gate, layer).is_none());
         Storage {
             fused_qkv: self.has(Role::Qkv),
             fused_gate_up: self.family.graph.gated && up_alone,
             merged_experts: any(Role::ExpertDown),
+            fused_experts: any(Role::ExpertGateUp),
         }
     }
 
@@ -226,9 +229,9 @@ impl Section<'_> {
         if let Some(size) = self.usize("expert_feed_forward_length")?.filter(|&size| size > 0) {
             return Ok(size);
         }
-        match self.first_shape(Role::ExpertUp).as_deref() {
-            Some([_, size, _]) => Ok(*size),
-            _ => Ok(self.count(KEYS.ffn_size)?),
+        match self.first_shape(Role::ExpertDown).as_deref() {
+            Some([_, _, size]) => Ok(*size),
+            _ => self.count(KEYS.ffn_size),
         }
     }
 

@@ -26,9 +26,10 @@ use crate::{ConfigError, Family};
 /// Names of activation functions.
 ///
 /// Source: `ACT2FN` of transformers. Only the plain `gelu` is the exact one.
-const ACTIVATIONS: [(&str, Activation); 9] = [
+const ACTIVATIONS: [(&str, Activation); 10] = [
     ("silu", Activation::Silu),
     ("swish", Activation::Silu),
+    ("relu2", Activation::Relu2),
     ("gelu", Activation::GeluErf),
     ("gelu_python", Activation::GeluErf),
     ("gelu_new", Activation::GeluTanh),
@@ -118,7 +119,7 @@ fn read(json: Object<'_>, family: &'static Family) -> Result<ModelConfig, Config
             bias: flag(family.hf.mlp_bias)?,
         },
         moe,
-        ropes: ropes.all,
+        ropes: ropes.used(&layers),
         layers,
         embedding_scale: embedding_scale(json, family, hidden_size)?,
         residual_scale: residual_scale(json, layer_count)?,
@@ -129,7 +130,8 @@ fn read(json: Object<'_>, family: &'static Family) -> Result<ModelConfig, Config
         storage: Storage {
             fused_qkv: family.hf.fused_qkv,
             fused_gate_up: family.hf.fused_gate_up,
-            merged_experts: false,
+            merged_experts: family.hf.merged_experts,
+            fused_experts: family.hf.fused_experts,
         },
     };
     config.checked(&keys).map_err(|error| match error {

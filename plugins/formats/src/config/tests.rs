@@ -6,6 +6,9 @@ use super::*;
 use crate::gguf::{Array, GgmlType, Gguf, Value};
 use crate::testing::{GgufFile, llama_json};
 
+mod converted;
+mod features;
+
 fn hf(changes: Json) -> Result<ModelConfig, ConfigError> {
     let text = Json::Object(llama_json()).to_string();
     from_hf_json_with(&text, changes.as_object().expect("changes are an object"))
@@ -49,6 +52,16 @@ fn sizes_follow_from_the_configuration() {
     assert_eq!(config.kv_bytes_per_token(2), 2 * 2 * 2 * 16 * 2);
     let tied = hf_ok(json!({"tie_word_embeddings": true}));
     assert_eq!(tied.parameters(), config.parameters() - 48 * 64);
+    assert_eq!(config.active_parameters(), config.parameters());
+}
+
+#[test]
+fn of_the_experts_only_those_a_token_takes_are_active() {
+    let mixtral = json!({"model_type": "mixtral", "architectures": ["MixtralForCausalLM"],
+        "num_local_experts": 4, "num_experts_per_tok": 3});
+    let config = hf_ok(mixtral);
+    let idle = 2 * 3 * 96 * 64;
+    assert_eq!(config.active_parameters() + idle, config.parameters());
 }
 
 #[test]

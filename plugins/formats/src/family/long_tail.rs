@@ -34,6 +34,9 @@ pub(crate) struct Sizes {
     pub context: usize,
 }
 
+/// Why requests to such a model do not run side by side.
+const NOTE: &str = "runs unbatched through candle-transformers: one sequence at a time, no prefix sharing";
+
 /// Positions that models without a limit of their own were trained on.
 const UNLIMITED: usize = 2048;
 
@@ -277,6 +280,11 @@ impl Family {
     /// Whether only an engine's second implementation can compute it.
     pub fn is_long_tail(&self) -> bool {
         self.tail().is_some()
+    }
+
+    /// What is particular about how its models run, if anything is.
+    pub fn note(&self) -> Option<&'static str> {
+        self.is_long_tail().then_some(NOTE)
     }
 
     /// The row of the long tail.

@@ -1,6 +1,10 @@
 //! The table of families, one row each. Rows say only how they differ from the first.
+//!
+//! Rows whose models are many come first; [`further`] has those that need nothing the others do not.
 
-use super::{Checkpoint, Converted, Family, Flag, Graph, Positions, Scales, Windows};
+mod further;
+
+use super::{Checkpoint, Converted, Family, Flag, Graph, Nested, Positions, Scales, Windows};
 use crate::config::{Activation, BlockShape, NormKind, QkNorm, RopeLayout};
 use crate::tensors::Role;
 
@@ -125,7 +129,6 @@ pub const FAMILIES: &[Family] = &[
             ..LLAMA.hf
         },
         gguf: UNPERMUTED,
-        ..LLAMA
     },
     QWEN2,
     Family {
@@ -177,32 +180,48 @@ pub const FAMILIES: &[Family] = &[
             ..LLAMA.hf
         },
         gguf: UNPERMUTED,
-        ..LLAMA
     },
     GEMMA2,
+    GEMMA3,
     Family {
-        name: "gemma3",
-        description: "Gemma 3",
-        hf_model_types: &["gemma3_text"],
-        hf_architectures: &["Gemma3ForCausalLM", "Gemma3TextForCausalLM"],
-        gguf_architectures: &["gemma3"],
-        graph: Graph { qk_norm: QkNorm::Head, positions: Positions::LocalBase, ..GEMMA2.graph },
+        name: "gemma3-multimodal",
+        description: "the text part of Gemma 3 with vision",
+        hf_model_types: &["gemma3"],
+        hf_architectures: &["Gemma3ForConditionalGeneration"],
+        gguf_architectures: &[],
         hf: Checkpoint {
-            defaults: r#"{"vocab_size": 262208, "num_attention_heads": 8, "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 131072,
-                "head_dim": 256, "num_key_value_heads": 4, "tie_word_embeddings": true, "rope_theta": 1e6,
-                "rope_local_base_freq": 10000, "query_pre_attn_scalar": 256, "sliding_window": 4096}"#,
-            windows: Windows::Pattern(6),
-            ..GEMMA2.hf
+            layers: "language_model.model.layers",
+            names: &[
+                (Role::TokenEmbedding, "language_model.model.embed_tokens"),
+                (Role::OutputNorm, "language_model.model.norm"),
+                (Role::Output, "language_model.lm_head"),
+                (Role::AttnPostNorm, "post_attention_layernorm"),
+                (Role::MlpNorm, "pre_feedforward_layernorm"),
+                (Role::MlpPostNorm, "post_feedforward_layernorm"),
+            ],
+            nested: Some(Nested { key: "text_config", prefix: "text_config." }),
+            ..GEMMA3.hf
         },
-        gguf: Converted {
-            windows: Windows::Pattern(6),
-            window: None,
-            wide_scale_layers: Some(62),
-            softcaps: Some((0.0, 0.0)),
-            ..UNPERMUTED
-        },
-        ..GEMMA2
+        ..GEMMA3
     },
+    further::STABLELM,
+    further::STARCODER2,
+    further::SMOLLM3,
+    further::MINISTRAL,
+    further::OLMO2,
+    further::OLMO3,
+    further::EXAONE4,
+    further::GRANITE,
+    further::GRANITE_MOE,
+    further::COHERE,
+    further::COHERE2,
+    further::GLM,
+    further::GLM4,
+    further::ERNIE4_5,
+    further::SEED_OSS,
+    further::HELIUM,
+    further::ARCEE,
+    further::NEMOTRON,
 ];
 
 /// Norms before attention and before the feed-forward block.
@@ -237,6 +256,8 @@ const LLAMA: Family = Family {
         names: &[],
         fused_qkv: false,
         fused_gate_up: false,
+        merged_experts: false,
+        fused_experts: false,
         norm_offset: 0.0,
         rope: RopeLayout::HalfSplit,
         qkv_bias: Flag::Key("attention_bias"),
@@ -249,6 +270,8 @@ const LLAMA: Family = Family {
         nested: None,
     },
     gguf: Converted {
+        names: &[],
+        local_base: None,
         // llama.cpp's converter permutes the rows of q and k so that pairs become neighbours.
         rope: RopeLayout::Interleaved,
         // Mistral's, should a file give it.
@@ -298,7 +321,6 @@ const QWEN3: Family = Family {
         ..LLAMA.hf
     },
     gguf: UNPERMUTED,
-    ..LLAMA
 };
 
 const GEMMA2: Family = Family {
@@ -335,5 +357,28 @@ const GEMMA2: Family = Family {
         softcaps: Some((50.0, 30.0)),
         ..UNPERMUTED
     },
-    ..LLAMA
+};
+
+const GEMMA3: Family = Family {
+    name: "gemma3",
+    description: "Gemma 3",
+    hf_model_types: &["gemma3_text"],
+    hf_architectures: &["Gemma3ForCausalLM", "Gemma3TextForCausalLM"],
+    gguf_architectures: &["gemma3"],
+    graph: Graph { qk_norm: QkNorm::Head, positions: Positions::Local, ..GEMMA2.graph },
+    hf: Checkpoint {
+        defaults: r#"{"vocab_size": 262208, "num_attention_heads": 8, "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 131072,
+            "head_dim": 256, "num_key_value_heads": 4, "tie_word_embeddings": true, "rope_theta": 1e6,
+            "rope_local_base_freq": 10000, "query_pre_attn_scalar": 256, "sliding_window": 4096}"#,
+        windows: Windows::Pattern(6),
+        ..GEMMA2.hf
+    },
+    gguf: Converted {
+        windows: Windows::Pattern(6),
+        window: None,
+        local_base: Some(10_000.0),
+        wide_scale_layers: Some(62),
+        softcaps: Some((0.0, 0.0)),
+        ..UNPERMUTED
+    },
 };

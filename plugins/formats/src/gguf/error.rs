@@ -123,6 +123,14 @@ pub enum GgufError {
         /// Length of the file.
         len: u64,
     },
+    /// Two tensors that have bytes in common.
+    #[error("tensors {first} and {second} lie on the same bytes; the file is damaged")]
+    TensorOverlap {
+        /// The one that starts first.
+        first: String,
+        /// The other.
+        second: String,
+    },
     /// A metadata key that is needed and absent.
     #[error("the file lacks the metadata key {key}")]
     MissingKey {

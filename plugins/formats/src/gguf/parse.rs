@@ -57,7 +57,21 @@ pub(super) fn header(bytes: &[u8]) -> Result<Gguf, GgufError> {
             return Err(GgufError::Duplicate { what: "tensor", name });
         }
     }
+    apart(&gguf.tensors)?;
     Ok(gguf)
+}
+
+/// Checks that no two tensors share bytes, which one damaged offset would make them do.
+fn apart(tensors: &[TensorInfo]) -> Result<(), GgufError> {
+    let mut placed: Vec<&TensorInfo> = tensors.iter().filter(|tensor| tensor.bytes > 0).collect();
+    placed.sort_by_key(|tensor| tensor.offset);
+    match placed.windows(2).find(|pair| pair[0].offset + pair[0].bytes > pair[1].offset) {
+        Some(pair) => {
+            let (first, second) = (pair[0].name.clone(), pair[1].name.clone());
+            Err(GgufError::TensorOverlap { first, second })
+        }
+        None => Ok(()),
+    }
 }
 
 fn version(bytes: &[u8], reader: &mut Reader<'_>) -> Result<u32, GgufError> {

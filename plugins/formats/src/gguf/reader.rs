@@ -109,12 +109,27 @@ impl<'a> Reader<'a> {
             1 | 3 | 5 | 11 => Array::Int(self.list(count, |r| r.int(kind))?),
             6 | 12 => Array::Float(self.list(count, |r| r.float(kind))?),
             7 => Array::Bool(self.list(count, |r| r.bool(key))?),
-            8 => Array::Strings(self.list(count, |r| r.string("a text in a list"))?),
-            _ => Array::Nested(self.list(count, |r| r.array(key, depth + 1))?),
+            8 => Array::Strings(self.growing_list(count, |r| r.string("a text in a list"))?),
+            _ => Array::Nested(self.growing_list(count, |r| r.array(key, depth + 1))?),
         })
     }
 
+    /// A list of numbers, all of which are known to be there.
     fn list<T>(
+        &mut self,
+        count: usize,
+        read: impl Fn(&mut Self) -> Result<T, GgufError>,
+    ) -> Result<Vec<T>, GgufError> {
+        // Growing step by step would hold a long list twice.
+        let mut values = Vec::with_capacity(count);
+        for _ in 0..count {
+            values.push(read(self)?);
+        }
+        Ok(values)
+    }
+
+    /// A list of things that have lengths of their own: it may turn out that they are not all there.
+    fn growing_list<T>(
         &mut self,
         count: usize,
         read: impl Fn(&mut Self) -> Result<T, GgufError>,

@@ -112,6 +112,7 @@ fn spoiled_metadata_is_named() {
     let aligned = |value| file.clone().key("general.alignment", value);
     check_message(&aligned(Value::Uint(48)), "general.alignment is 48");
     check_message(&aligned(Value::Uint(0)), "general.alignment is 0");
+    check_message(&aligned(Value::Int(-32)), "general.alignment is -32");
     check_message(&aligned(Value::Uint(1 << 40)), "general.alignment is 1099511627776");
     check_message(&aligned(Value::Float(32.0)), "general.alignment is the float 32");
 }
@@ -133,6 +134,41 @@ fn spoiled_tensors_are_named() {
     check_message(&tensor(&[8], 0).at_offset(far), "tensor odd ends at byte 18446744073709551615");
     let twice = file.clone().tensor("output.weight", &[1], GgmlType::F32);
     check_message(&twice, "tensor output.weight occurs twice");
+}
+
+#[test]
+fn tensors_on_the_same_bytes_are_named() {
+    let file = GgufFile::new().tensor("a", &[16], GgmlType::F32).tensor("b", &[8], GgmlType::F32);
+    assert!(Gguf::parse(&file.build()).is_ok());
+    check_message(&file.clone().at_offset(0), "tensors a and b lie on the same bytes");
+    check_message(&file.clone().at_offset(32), "tensors a and b lie on the same bytes");
+    // Without elements there is nothing to share.
+    let empty = file.raw_tensor("none", &[0, 8], 0, 0).at_offset(32);
+    assert!(Gguf::parse(&empty.build()).is_ok());
+}
+
+#[test]
+fn tensors_without_elements_take_no_room_however_wide() {
+    let parse = |dims: &[u64]| Gguf::parse(&GgufFile::new().raw_tensor("t", dims, 0, 0).build());
+    let bytes = |dims: &[u64]| parse(dims).map(|gguf| gguf.tensors[0].bytes);
+    assert_eq!(bytes(&[0]), Ok(0));
+    assert_eq!(bytes(&[0, u64::MAX]), Ok(0));
+    // ggml multiplies from the innermost dimension on, so that this overflows there too.
+    assert!(matches!(bytes(&[u64::MAX, u64::MAX, 0]), Err(GgufError::TensorShape { .. })));
+}
+
+#[test]
+fn names_that_are_no_text_are_refused() {
+    let spoil = |file: GgufFile, name: &str| {
+        let mut bytes = file.build();
+        let at = bytes.windows(name.len()).position(|window| window == name.as_bytes());
+        bytes[at.expect("the file has the name")] = 0xff;
+        Gguf::parse(&bytes).expect_err("not UTF-8").to_string()
+    };
+    let key = spoil(GgufFile::llama(), "llama.vocab_size");
+    assert!(key.starts_with("a metadata key at byte") && key.contains("not UTF-8"), "{key}");
+    let tensor = spoil(GgufFile::llama(), "token_embd.weight");
+    assert!(tensor.starts_with("a tensor name at byte") && tensor.contains("not UTF-8"), "{tensor}");
 }
 
 #[test]

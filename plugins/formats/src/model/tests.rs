@@ -55,6 +55,16 @@ fn configuration_and_weights_have_to_agree() {
 }
 
 #[test]
+fn the_first_missing_layer_is_named_however_many_are_claimed() {
+    let mut deep = llama_json();
+    deep.insert("num_hidden_layers".to_owned(), json!(4096));
+    let dir = Directory::llama().with("config.json", Value::Object(deep).to_string());
+    fails(&dir, "tensor model.layers.2.input_layernorm.weight is missing");
+    let file = GgufFile::llama().key("llama.block_count", crate::gguf::Value::Uint(4096)).build();
+    fails(&Directory::new().with("m.gguf", file), "tensor blk.2.attn_norm.weight is missing");
+}
+
+#[test]
 fn damage_is_reported_with_the_file() {
     let mut cut = checkpoint_without("");
     cut.pop();

@@ -1,7 +1,7 @@
 //! What tensors are called.
 //!
-//! Llama's names are the rule for checkpoints; a family lists where it differs. GGUF has one set of names
-//! for all families.
+//! Llama's names are the rule for checkpoints, and GGUF has one set of names for nearly all families; a family
+//! lists where it differs.
 
 use super::{Part, Role, Slot};
 use crate::config::Storage;
@@ -15,8 +15,10 @@ pub(super) fn of(family: &Family, format: Format, slot: Slot, storage: Storage) 
         Part::Bias => "bias",
     };
     let stem = match format {
-        Format::Safetensors => hf(family, slot.role),
-        Format::Gguf => gguf(slot.role, storage.merged_experts),
+        Format::Safetensors => own(family.hf.names, slot.role).unwrap_or_else(|| llama(slot.role)),
+        Format::Gguf => {
+            own(family.gguf.names, slot.role).unwrap_or_else(|| gguf(slot.role, storage.merged_experts))
+        }
     };
     let stem = stem.replace("{}", &slot.expert.to_string());
     match format {
@@ -26,9 +28,8 @@ pub(super) fn of(family: &Family, format: Format, slot: Slot, storage: Storage) 
     }
 }
 
-fn hf(family: &Family, role: Role) -> &'static str {
-    let own = family.hf.names.iter().find(|(named, _)| *named == role);
-    own.map_or_else(|| llama(role), |(_, name)| name)
+fn own(names: &[(Role, &'static str)], role: Role) -> Option<&'static str> {
+    names.iter().find(|(named, _)| *named == role).map(|(_, name)| *name)
 }
 
 fn llama(role: Role) -> &'static str {
@@ -52,6 +53,7 @@ fn llama(role: Role) -> &'static str {
         Role::Down => "mlp.down_proj",
         Role::MlpPostNorm => "post_feedforward_layernorm",
         Role::Router => "mlp.gate",
+        Role::ExpertGateUp => "mlp.experts.gate_up_proj",
         Role::ExpertGate => "mlp.experts.{}.gate_proj",
         Role::ExpertUp => "mlp.experts.{}.up_proj",
         Role::ExpertDown => "mlp.experts.{}.down_proj",
@@ -66,6 +68,7 @@ fn llama(role: Role) -> &'static str {
 
 fn gguf(role: Role, merged_experts: bool) -> &'static str {
     match role {
+        Role::ExpertGateUp => "ffn_gate_up_exps",
         Role::TokenEmbedding => "token_embd",
         Role::OutputNorm => "output_norm",
         Role::Output => "output",

@@ -43,6 +43,7 @@ fn each_format_has_its_names() {
 fn shapes_tell_the_projections_apart() {
     let config = llama_config();
     let shapes: BTreeMap<_, _> = expected(&config, Format::Gguf)
+        .into_iter()
         .filter(|tensor| tensor.name.starts_with("blk.1."))
         .map(|tensor| (tensor.name, tensor.shape))
         .collect();
@@ -64,7 +65,8 @@ fn optional_parts_follow_the_configuration() {
     config.attention.qkv_bias = true;
     config.ropes[0].scaling = RopeScaling::FrequencyFactors;
     assert!(!has(&config, Format::Gguf, output));
-    let repeated = expected(&config, Format::Safetensors).find(|tensor| tensor.name == "lm_head.weight");
+    let repeated =
+        expected(&config, Format::Safetensors).into_iter().find(|tensor| tensor.name == "lm_head.weight");
     assert!(repeated.is_some_and(|tensor| tensor.optional));
     assert!(has(&config, Format::Gguf, bias(Role::V)) && !has(&config, Format::Gguf, bias(Role::O)));
     assert!(has(&config, Format::Gguf, Slot::weight(Role::RopeFactors, 0)));

@@ -1,9 +1,8 @@
 //! What differs from layer to layer: windows, rotary embeddings, mixtures of experts.
 
-use super::rope::Ropes;
 use super::section::Section;
 use crate::ConfigError;
-use crate::config::{Layer, range, unsupported};
+use crate::config::{Layer, Ropes, range, unsupported};
 use crate::family::{Positions, Windows};
 use crate::gguf::{Array, Value};
 use crate::tensors::Role;
@@ -14,11 +13,12 @@ const PATTERN: &str = "attention.sliding_window_pattern";
 impl Section<'_> {
     pub fn layers(&self, count: usize, experts: bool, ropes: &Ropes) -> Result<Vec<Layer>, ConfigError> {
         let windows = self.windows(count)?;
+        let windowed = windows.iter().any(Option::is_some);
         let layer = |at: usize| {
             let window = windows[at];
             let turned = match self.family.graph.positions {
-                Positions::Same | Positions::LocalBase => true,
-                Positions::Windowed => window.is_some(),
+                Positions::Same | Positions::Local => true,
+                Positions::Windowed => window.is_some() || !windowed,
                 Positions::Interval(interval) => !(at + 1).is_multiple_of(interval),
             };
             let rope = if window.is_some() { ropes.sliding } else { 0 };

@@ -3,7 +3,7 @@
 use super::KEYS;
 use super::section::Section;
 use crate::ConfigError;
-use crate::config::{Factors, MAX_CONTEXT, Rope, RopeScaling, positive, unsupported, within};
+use crate::config::{Factors, MAX_CONTEXT, Rope, RopeScaling, Ropes, positive, unsupported, within};
 use crate::family::Positions;
 use crate::tensors::Role;
 
@@ -12,12 +12,6 @@ const KIND: &str = "rope.scaling.type";
 const FACTOR: &str = "rope.scaling.factor";
 const ATTENTION_FACTOR: &str = "rope.scaling.attn_factor";
 const ORIGINAL: &str = "rope.scaling.original_context_length";
-
-/// The rotary embeddings of a model, and which one layers with a window use; the others use the first.
-pub(super) struct Ropes {
-    pub all: Vec<Rope>,
-    pub sliding: usize,
-}
 
 impl Section<'_> {
     pub fn ropes(&self, head_dim: usize, context: usize) -> Result<Ropes, ConfigError> {
@@ -28,10 +22,7 @@ impl Section<'_> {
             scaling: self.scaling(context)?,
         };
         let sliding = self.sliding(&full)?;
-        if sliding == full {
-            return Ok(Ropes { all: vec![full], sliding: 0 });
-        }
-        Ok(Ropes { all: vec![full, sliding], sliding: 1 })
+        Ok(Ropes::new(full, sliding))
     }
 
     fn rope_dim(&self, head_dim: usize) -> Result<usize, ConfigError> {
@@ -48,8 +39,9 @@ impl Section<'_> {
     fn sliding(&self, full: &Rope) -> Result<Rope, ConfigError> {
         let own = self.f64("rope.freq_base_swa")?;
         Ok(match (self.family.graph.positions, own) {
-            (Positions::LocalBase, own) => {
-                Rope { theta: own.unwrap_or(DEFAULT_THETA), scaling: RopeScaling::None, ..full.clone() }
+            (Positions::Local, own) => {
+                let theta = own.or(self.family.gguf.local_base).unwrap_or(full.theta);
+                Rope { theta, scaling: RopeScaling::None, ..full.clone() }
             }
             (_, Some(theta)) => Rope { theta, ..full.clone() },
             (_, None) => full.clone(),

@@ -89,7 +89,7 @@ impl<'a> Section<'a> {
     }
 
     fn tensor(&self, role: Role, part: Part, layer: usize) -> Option<&'a TensorInfo> {
-        self.gguf.tensor(&tensors::gguf_name(role, part, layer))
+        self.gguf.tensor(&tensors::gguf_name(self.family, role, part, layer))
     }
 
     /// The shape of a weight, row-major; experts are looked for as one tensor.

@@ -1,8 +1,7 @@
 //! What differs from layer to layer: windows, rotary embeddings, mixtures of experts.
 
 use super::keys;
-use super::rope::Ropes;
-use crate::config::{Layer, range, unsupported};
+use crate::config::{Layer, Ropes, range, unsupported};
 use crate::family::{Positions, Windows};
 use crate::json::Object;
 use crate::{ConfigError, Family};
@@ -16,11 +15,12 @@ pub(super) fn read(
     let experts = experts(json, count)?;
     let positions = positions(json, family, count)?;
     let windows = windows(json, family, count, &positions)?;
+    let windowed = windows.iter().any(Option::is_some);
     let layer = |at: usize| {
         let window = windows[at];
         let rope = if window.is_some() { ropes.sliding } else { 0 };
         let turned = match family.graph.positions {
-            Positions::Windowed => window.is_some(),
+            Positions::Windowed => window.is_some() || !windowed,
             _ => positions[at],
         };
         Layer { window, rope: turned.then_some(rope), moe: experts[at] }

@@ -4,18 +4,12 @@
 //! object `rope_parameters`, which may hold one object for each type of layer.
 
 use super::keys;
-use crate::config::{Factors, MAX_CONTEXT, Rope, RopeScaling, positive, range, unsupported, within};
+use crate::config::{Factors, MAX_CONTEXT, Rope, RopeScaling, Ropes, positive, range, unsupported, within};
 use crate::family::Positions;
 use crate::json::Object;
 use crate::{ConfigError, Family};
 
 const SUPPORTED: &str = "default, linear, dynamic, llama3, yarn, longrope";
-
-/// The rotary embeddings of a model, and which one layers with a window use; the others use the first.
-pub(super) struct Ropes {
-    pub all: Vec<Rope>,
-    pub sliding: usize,
-}
 
 /// What all rotary embeddings of a model have in common.
 struct Context<'a> {
@@ -34,10 +28,7 @@ pub(super) fn read(
     let context = Context { json, family, head_dim, length };
     let full = context.full()?;
     let sliding = context.sliding(&full)?;
-    if sliding == full {
-        return Ok(Ropes { all: vec![full], sliding: 0 });
-    }
-    Ok(Ropes { all: vec![full, sliding], sliding: 1 })
+    Ok(Ropes::new(full, sliding))
 }
 
 /// The context a stretched model is made for: some files give the one before stretching.
@@ -69,15 +60,14 @@ impl<'a> Context<'a> {
             unified.object("sliding_attention", "rope_parameters.sliding_attention.")
         })?;
         match (self.family.graph.positions, nested) {
-            (Positions::LocalBase, None) => {
+            (Positions::Local, None) => {
                 let theta = self.json.f64("rope_local_base_freq")?.unwrap_or(full.theta);
                 Ok(Rope { theta, scaling: RopeScaling::None, ..full.clone() })
             }
-            (Positions::LocalBase, Some(own)) => {
+            (Positions::Local, Some(own)) => {
                 let base = self.json.f64("rope_local_base_freq")?.unwrap_or(full.theta);
-                let rope = self.rope(Some(own), None)?;
                 let theta = own.f64("rope_theta")?.unwrap_or(base);
-                Ok(Rope { theta, ..rope })
+                Ok(Rope { theta, ..self.rope(Some(own), None)? })
             }
             (_, Some(own)) => self.rope(Some(own), None),
             (_, None) => Ok(full.clone()),
@@ -169,13 +159,15 @@ impl<'a> Context<'a> {
     fn yarn(&self, object: Object<'a>) -> Result<RopeScaling, ConfigError> {
         let original_context = self.original_context(object)?.unwrap_or(self.length);
         let factor = self.stretch(object, original_context)?;
+        let attention_factor = yarn_attention(object, factor)?;
+        positive(&object.key("attention_factor"), attention_factor)?;
         Ok(RopeScaling::Yarn {
             factor,
             original_context,
             beta_fast: turns(object, "beta_fast", 32.0)?,
             beta_slow: turns(object, "beta_slow", 1.0)?,
             truncate: object.bool("truncate")?.unwrap_or(true),
-            attention_factor: yarn_attention(object, factor)?,
+            attention_factor,
         })
     }
 
@@ -187,6 +179,7 @@ impl<'a> Context<'a> {
             None if stretch <= 1.0 => 1.0,
             None => (1.0 + stretch.ln() / (original_context as f64).ln()).sqrt(),
         };
+        positive(&object.key("attention_factor"), attention_factor)?;
         Ok(RopeScaling::LongRope {
             factors: Factors::Listed {
                 short: factors(object, "short_factor", dim)?,
