@@ -393,10 +393,34 @@ def others():
     )  # fmt: skip
     yield "mamba", Model(
         {
-            "architectures": ["MambaForCausalLM"], "model_type": "mamba", **gpt, "hidden_size": 32, "state_size": 8,
+            "architectures": ["MambaForCausalLM"], "model_type": "mamba", **gpt, "hidden_size": 32, "state_size": 16,
             "num_hidden_layers": 2, "layer_norm_epsilon": 1e-5, "expand": 2, "conv_kernel": 4, "use_bias": False,
             "use_conv_bias": True, "hidden_act": "silu", "time_step_rank": 2, "residual_in_fp32": True,
         }
+    )  # fmt: skip
+    yield "mamba2", Model(
+        {
+            "architectures": ["Mamba2ForCausalLM"], "model_type": "mamba2", **gpt, "hidden_size": 32, "state_size": 16,
+            "num_hidden_layers": 2, "num_heads": 8, "head_dim": 8, "n_groups": 1, "layer_norm_epsilon": 1e-5,
+            "expand": 2, "conv_kernel": 4, "use_bias": False, "use_conv_bias": True, "hidden_act": "silu",
+            "chunk_size": 16, "time_step_rank": 2, "residual_in_fp32": True, "rms_norm": True,
+            "time_step_limit": [0.0, float("inf")], "tie_word_embeddings": True,
+        }
+    )  # fmt: skip
+    yield "recurrent_gemma", Model(
+        tail(rms, "RecurrentGemmaForCausalLM", "recurrent_gemma", intermediate_size=96, num_hidden_layers=3,
+             num_key_value_heads=1, head_dim=8, lru_width=32, attention_window_size=80, conv1d_width=4,
+             logits_soft_cap=30.0, hidden_activation="gelu_pytorch_tanh", hidden_act=OMIT, partial_rotary_factor=0.5,
+             block_types=["recurrent", "recurrent", "attention"], attention_bias=False, tie_word_embeddings=OMIT,
+             max_position_embeddings=OMIT, w_init_variance_scale=0.01, final_w_init_variance_scale=0.07),
+    )  # fmt: skip
+    yield "lfm2", Model(
+        tail(base, "Lfm2ForCausalLM", "lfm2", num_hidden_layers=3, block_auto_adjust_ff_dim=True, block_dim=32,
+             block_ff_dim=72, block_ffn_dim_multiplier=1.0, block_mlp_init_scale=1.0, block_multiple_of=16,
+             block_norm_eps=1e-5, block_out_init_scale=1.0, block_use_swiglu=True, block_use_xavier_init=True,
+             conv_L_cache=3, conv_bias=False, conv_dim=32, conv_dim_out=32, conv_use_xavier_init=True,
+             full_attn_idxs=[1], intermediate_size=OMIT, hidden_act=OMIT, norm_eps=1e-5, rope_theta=1000000.0,
+             num_heads=4, tie_word_embeddings=OMIT, tie_embedding=True, use_pos_enc=True),
     )  # fmt: skip
     yield "qwen", Model(
         {

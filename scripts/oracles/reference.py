@@ -106,7 +106,11 @@ def greedy(model, ids, steps, pieces=None):
 
 def step(model, ids, cache):
     """Logits of some tokens, and the cache or state after them."""
-    state = "cache_params" if model.config.model_type == "mamba" else "past_key_values"
+    if model.config.model_type == "recurrent_gemma":
+        # The state is in the model and cannot be handed over: all of it again.
+        ids, new = (cache or []) + ids, len(ids)
+        return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0][-new:], ids
+    state = "cache_params" if model.config.model_type in ("mamba", "mamba2") else "past_key_values"
     out = model(input_ids=torch.tensor([ids]), use_cache=True, **{state: cache})
     return out.logits[0], getattr(out, state)
 

@@ -16,10 +16,10 @@ SMALLEST = 2.0**-12
 POST_NORMED = ("gemma2", "gemma3_text", "olmo2", "olmo3", "exaone4")
 
 # Norms whose weight counts from zero: the reference multiplies by 1 + weight.
-ZERO_CENTRED = ("gemma", "nemotron")
+ZERO_CENTRED = ("gemma", "nemotron", "recurrent_gemma")
 
 NORM = re.compile(r"norm|\bln_|\.ln_|layernorm")
-FINAL_NORM = re.compile(r"(model|transformer|backbone)\.(norm|final_layernorm|ln_f|norm_f)\.weight$")
+FINAL_NORM = re.compile(r"(model|transformer|backbone)\.(norm|final_layernorm|ln_f|norm_f|final_norm|embedding_norm)\.weight$")
 EMBEDDING = re.compile(r"embed_tokens|\bwte\b|word_embeddings|embeddings\.weight|\bwpe\b")
 ROUTER = re.compile(r"mlp\.gate\.weight|block_sparse_moe\.gate\.weight|router\.(layer\.)?weight|mlp\.router\.weight")
 TO_RESIDUAL = re.compile(r"o_proj|down_proj|dense\.weight|dense_4h_to_h|fc2|c_proj|out_proj|w2\.weight")
@@ -76,7 +76,7 @@ def embedding_scale(config):
         return 4.0 / math.sqrt(width(config))
     scale = 0.05 / config.get("embedding_multiplier", 1.0)
     # Gemma multiplies by the root of the width.
-    return 3 * scale / math.sqrt(width(config)) if config["model_type"].startswith("gemma") else scale
+    return 3 * scale / math.sqrt(width(config)) if config["model_type"].startswith(("gemma", "recurrent_gemma")) else scale
 
 
 def lift(config):

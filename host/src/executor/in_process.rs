@@ -71,6 +71,7 @@ fn facts(info: &ModelInfo) -> ModelFacts {
         weight_dtype: info.weight_dtype,
         kv_dtype: info.kv_dtype,
         caps: info.caps,
+        note: info.ext.iter().find(|kv| kv.key == "note").map(|kv| kv.s.to_string()),
     }
 }
 

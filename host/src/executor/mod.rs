@@ -31,6 +31,8 @@ pub struct ModelFacts {
     pub weight_dtype: u32,
     pub kv_dtype: u32,
     pub caps: u64,
+    /// What the backend wants people to know of how it runs the model.
+    pub note: Option<String>,
 }
 
 impl ModelFacts {

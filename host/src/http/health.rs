@@ -8,6 +8,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use sconce_plugin_api::abi::codes::caps;
+
 use crate::models::Slot;
 
 use super::{App, Shared};
@@ -82,6 +84,8 @@ fn models(app: &App) -> Vec<Value> {
             "format": model.files.source.format.to_string(),
             "tokenizer": model.files.tokenizer.kind(),
             "dtypes": model.facts.dtypes(),
+            "capabilities": caps::names(model.facts.caps),
+            "note": model.facts.note,
             "context": model.facts.max_context,
             "weights_bytes": model.facts.weights_bytes,
             "kv_capacity_tokens": model.facts.kv_capacity_tokens,

@@ -10,6 +10,7 @@ use axum::extract::{Path, State};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt, stream};
+use sconce_plugin_api::abi::codes::caps;
 use serde_json::{Value, json};
 
 use crate::models::{Model, NoModel, Slot, now_seconds};
@@ -59,6 +60,10 @@ fn describe(name: &str, slot: &Slot) -> Value {
         entry["created"] = model.created.into();
         entry["max_model_len"] = model.facts.max_context.into();
         entry["architecture"] = model.facts.architecture.clone().into();
+        entry["capabilities"] = caps::names(model.facts.caps).into();
+        if let Some(note) = &model.facts.note {
+            entry["note"] = note.as_str().into();
+        }
     }
     entry
 }

@@ -68,7 +68,7 @@ impl Memory {
 
 pub fn of(header: &ModelHeader, args: &InspectArgs) -> Memory {
     let config = &header.config;
-    let weights = Holding::on_cpu(packs(args.cpu_weights), config.parameters()).weights(header);
+    let weights = Holding::on_cpu(packs(args.cpu_weights), header.parameters()).weights(header);
     let context = args.ctx.map_or(config.context_length, |ctx| ctx as usize);
     let sequences = args.max_sequences as usize;
     Memory {
@@ -108,7 +108,9 @@ fn on_machine(
     let left = memory.free.saturating_sub(weights.allocated());
     let budget = kv_budget(left, weights.quantised(), CPU_PACKED_SHARE);
     let block_bytes = KV_BLOCK as u64 * config.kv_bytes_per_token(KV_NUMBER);
-    let fitting = usize::try_from(budget / block_bytes).unwrap_or(usize::MAX);
+    // A state that does not grow with the text fits however long that is.
+    let fitting = budget.checked_div(block_bytes).and_then(|blocks| usize::try_from(blocks).ok());
+    let fitting = fitting.unwrap_or(usize::MAX / KV_BLOCK);
     let needed = context.div_ceil(KV_BLOCK);
     let blocks = fitting.min(sequences.saturating_mul(needed));
     Machine {

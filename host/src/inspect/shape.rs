@@ -13,6 +13,8 @@ use super::report::Declared;
 pub struct Model {
     pub family: String,
     pub family_description: String,
+    /// What is particular about how the CPU backend runs it.
+    pub note: Option<&'static str>,
     pub declared: Declared,
     /// Absent where the tensors could not be checked.
     pub parameters: Option<u64>,
@@ -89,19 +91,21 @@ pub fn of_header(header: &ModelHeader, ctx: Option<u32>) -> Model {
     let config = &header.config;
     Model {
         declared: Declared::in_header(header),
-        parameters: Some(config.parameters()),
-        active_parameters: Some(config.active_parameters()),
+        parameters: Some(header.parameters()),
+        active_parameters: header.active_parameters(),
         stored: stored(header),
         ..of_config(&header.source, config, ctx)
     }
 }
 
-/// What the configuration says by itself.
+/// What the configuration says by itself. Of families that the decoder does not compute, only sizes are known.
 pub fn of_config(source: &ModelSource, config: &ModelConfig, ctx: Option<u32>) -> Model {
-    let dense = config.layers.iter().any(|layer| !layer.moe);
+    let known = !config.family.is_long_tail();
+    let dense = known && config.layers.iter().any(|layer| !layer.moe);
     Model {
         family: config.family.name.to_owned(),
         family_description: config.family.description.to_owned(),
+        note: config.family.note(),
         declared: Declared::in_config(source),
         parameters: None,
         active_parameters: None,
@@ -115,8 +119,11 @@ pub fn of_config(source: &ModelSource, config: &ModelConfig, ctx: Option<u32>) -
         vocabulary_size: config.vocab_size,
         tied_embeddings: config.tied_embeddings,
         trained_context_tokens: config.context_length,
-        positions: positions(config, ctx.map_or(config.context_length, |ctx| ctx as usize)),
-        windows: windows(config),
+        positions: match known {
+            true => positions(config, ctx.map_or(config.context_length, |ctx| ctx as usize)),
+            false => Vec::new(),
+        },
+        windows: if known { windows(config) } else { Vec::new() },
         stored: Vec::new(),
     }
 }

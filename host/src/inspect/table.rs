@@ -46,13 +46,20 @@ fn files(lines: &mut Lines, files: &Files) {
 fn model(lines: &mut Lines, model: &Model) {
     lines.add("family", format!("{} ({})", model.family, model.family_description));
     lines.add("called", called(&model.declared));
-    if let (Some(all), Some(active)) = (model.parameters, model.active_parameters) {
-        let active = if active == all { String::new() } else { format!(", {} for one token", count(active)) };
+    if let Some(note) = model.note {
+        lines.add("note", note);
+    }
+    if let Some(all) = model.parameters {
+        let active = model.active_parameters.filter(|active| *active != all);
+        let active = active.map_or_else(String::new, |active| format!(", {} for one token", count(active)));
         lines.add("parameters", count(all) + &active);
     }
     lines.add("layers", model.layers);
     let (heads, kv_heads, size) = (model.heads, model.kv_heads, model.head_size);
-    lines.add("heads", format!("{heads} on {kv_heads} of keys and values, size {size}"));
+    match heads {
+        0 => lines.add("heads", "none: no attention"),
+        _ => lines.add("heads", format!("{heads} on {kv_heads} of keys and values, size {size}")),
+    }
     let dense = model.feed_forward_size.map_or_else(String::new, |size| format!(", feed-forward {size}"));
     lines.add("width", format!("hidden {}{dense}", model.hidden_size));
     if let Some(experts) = &model.experts {

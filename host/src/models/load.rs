@@ -70,6 +70,9 @@ pub fn load_with_progress(
         facts.max_context,
         facts.kv_capacity_tokens,
     );
+    if let Some(note) = &facts.note {
+        tracing::info!("{} {note}", facts.architecture);
+    }
     Ok(Box::new(executor))
 }
 

@@ -271,9 +271,6 @@ impl Run<'_> {
         };
         let longest = batch.prompts.iter().zip(&batch.greedy_ids).map(|(p, g)| p.len() + g.len()).max();
         let executor = self.executor(oracle, longest.unwrap_or(1))?;
-        if !executor.facts().can_batch() {
-            return Ok(Row::skipped(name, "this backend does not batch"));
-        }
         let (first, generated) = together(executor, batch)?;
         let mut comparison = Comparison::new(judge.limit);
         table.rows().zip(&first).for_each(|(expected, got)| comparison.row(got, expected));
@@ -355,17 +352,18 @@ fn generate(
     Ok((ids, rows))
 }
 
-/// Runs all prompts in one step and decodes them side by side; returns each prompt's last row and its ids.
+/// Runs all prompts in one step and decodes them side by side, or in turn where the backend does not batch; returns
+/// each prompt's last row and its ids.
 #[allow(clippy::type_complexity)]
 fn together(executor: &mut InProcess, batch: &Batch) -> Result<(Vec<Vec<f32>>, Vec<Vec<u32>>), ExecError> {
-    let mut step = Step::default();
     let mut seqs = Vec::new();
+    let mut prompts = Vec::new();
     for (prompt, reply) in batch.prompts.iter().zip(&batch.greedy_ids) {
         let seq = executor.create((prompt.len() + reply.len()) as u32)?;
-        step.push(seq, 0, prompt, Want::Last);
+        prompts.push((seq, 0, prompt.as_slice()));
         seqs.push(seq);
     }
-    let first: Vec<Vec<f32>> = executor.forward(&step)?.iter().map(<[f32]>::to_vec).collect();
+    let first = last_rows(executor, &prompts)?;
     let mut ids: Vec<Vec<u32>> = first.iter().map(|row| vec![argmax(row)]).collect();
     loop {
         let open: Vec<usize> =
@@ -373,16 +371,25 @@ fn together(executor: &mut InProcess, batch: &Batch) -> Result<(Vec<Vec<f32>>, V
         if open.is_empty() {
             break;
         }
-        let mut step = Step::default();
-        for &i in &open {
-            let pos = batch.prompts[i].len() + ids[i].len() - 1;
-            step.push(seqs[i], pos as u32, &ids[i][ids[i].len() - 1..], Want::Last);
-        }
-        let next: Vec<u32> = executor.forward(&step)?.iter().map(argmax).collect();
+        let pos = |i: usize| (batch.prompts[i].len() + ids[i].len() - 1) as u32;
+        let tokens: Vec<_> = open.iter().map(|&i| (seqs[i], pos(i), &ids[i][ids[i].len() - 1..])).collect();
+        let next: Vec<u32> = last_rows(executor, &tokens)?.iter().map(|row| argmax(row)).collect();
         open.iter().zip(next).for_each(|(&i, id)| ids[i].push(id));
     }
     seqs.into_iter().for_each(|seq| executor.free(seq));
     Ok((first, ids))
+}
+
+/// Appends tokens to sequences, in one step if the backend batches; returns the row after each.
+fn last_rows(executor: &mut InProcess, parts: &[(SeqId, u32, &[u32])]) -> Result<Vec<Vec<f32>>, ExecError> {
+    let at_once = if executor.facts().can_batch() { parts.len() } else { 1 };
+    let mut rows = Vec::new();
+    for parts in parts.chunks(at_once.max(1)) {
+        let mut step = Step::default();
+        parts.iter().for_each(|(seq, pos, tokens)| step.push(*seq, *pos, tokens, Want::Last));
+        rows.extend(executor.forward(&step)?.iter().map(<[f32]>::to_vec));
+    }
+    Ok(rows)
 }
 
 fn tokenizer_case(tokenizer: &std::sync::Arc<Tokenizer>, case: &TokenizerCase) -> Row {

@@ -76,6 +76,14 @@ impl Model {
         Err(Stop::Skipped(format!("it lacks {}", caps::names(cap & !self.info.caps).join(", "))))
     }
 
+    /// Skips the case if the model takes no memory for a token, so that its cache cannot fill.
+    pub fn need_growth(&self) -> Outcome {
+        match self.info.kv_bytes_per_token {
+            0 => Err(Stop::Skipped("its state does not grow with the text".to_owned())),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the model has all of these capabilities.
     pub fn has(&self, cap: u64) -> bool {
         self.info.caps & cap == cap

@@ -6,7 +6,7 @@
 mod device;
 mod probe;
 
-use sconce_engine::EngineExecutor;
+use sconce_engine::AnyExecutor;
 use sconce_plugin_api::export_plugin;
 use sconce_plugin_api::sdk::{
     Code, DeviceInfo, Error, LoadRequest, Loaded, Manifest, ModelCheck, ModelSource, Options, Plugin,
@@ -31,7 +31,7 @@ impl Plugin for Cpu {
         driver: None,
         test: false,
     };
-    type Executor = EngineExecutor;
+    type Executor = AnyExecutor;
 
     fn create(_: &Options<'_>) -> Result<Self> {
         device::log_environment();
@@ -46,7 +46,7 @@ impl Plugin for Cpu {
         sconce_engine::check_model(source, device::COMPUTE)
     }
 
-    fn load(&self, request: &LoadRequest, progress: &mut Progress<'_>) -> Result<Loaded<EngineExecutor>> {
+    fn load(&self, request: &LoadRequest, progress: &mut Progress<'_>) -> Result<Loaded<AnyExecutor>> {
         // The adapter has checked that the request names exactly one device.
         match request.devices.first() {
             Some(0) => sconce_engine::load(device::open(request.threads), request, progress),

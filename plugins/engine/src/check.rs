@@ -3,8 +3,12 @@
 use candle_core::DType;
 use sconce_formats::{ConfigError, FormatError, ModelHeader};
 use sconce_plugin_api::abi_stable::std_types::{RString, RVec};
+#[cfg(feature = "long-tail")]
+use sconce_plugin_api::sdk::KeyValue;
 use sconce_plugin_api::sdk::{self, ModelCheck, ModelSource, codes::dtype};
 
+#[cfg(feature = "long-tail")]
+use crate::adapter;
 use crate::error::{EngineError, not_supported};
 use crate::load::{device_bytes, model_source};
 use crate::target::{DenseAs, Types};
@@ -25,6 +29,9 @@ pub fn check_model(source: &ModelSource, compute: &[DType]) -> sdk::Result<Model
 }
 
 fn supported(source: &ModelSource, header: &ModelHeader, types: Types) -> ModelCheck {
+    if header.config.family.is_long_tail() {
+        return long_tail(source, header);
+    }
     let config = &header.config;
     let types = types.settle(DenseAs::Undecided, config.parameters());
     ModelCheck {
@@ -35,6 +42,33 @@ fn supported(source: &ModelSource, header: &ModelHeader, types: Types) -> ModelC
         kv_bytes_per_token: config.kv_bytes_per_token(types.compute.size_in_bytes()),
         max_context: u32::try_from(config.context_length).unwrap_or(u32::MAX),
         vocab: config.vocab_size as u32,
+        ..blank(source)
+    }
+}
+
+/// A model of a family that the decoder does not compute.
+#[cfg(feature = "long-tail")]
+fn long_tail(source: &ModelSource, header: &ModelHeader) -> ModelCheck {
+    let config = &header.config;
+    ModelCheck {
+        architecture: config.family.name.into(),
+        supported: 1,
+        parameters: header.parameters(),
+        weights_bytes: adapter::weights_bytes(header),
+        kv_bytes_per_token: adapter::kv_bytes_per_token(header),
+        max_context: u32::try_from(config.context_length).unwrap_or(u32::MAX),
+        vocab: config.vocab_size as u32,
+        ext: config.family.note().map(|note| KeyValue::string("note", note)).into_iter().collect(),
+        ..blank(source)
+    }
+}
+
+/// As above, in a build without them.
+#[cfg(not(feature = "long-tail"))]
+fn long_tail(source: &ModelSource, header: &ModelHeader) -> ModelCheck {
+    ModelCheck {
+        architecture: header.config.family.name.into(),
+        reason: crate::load::without_long_tail(header).to_string().into(),
         ..blank(source)
     }
 }

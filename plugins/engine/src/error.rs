@@ -28,6 +28,14 @@ pub enum EngineError {
         /// The tensor.
         name: String,
     },
+    /// The tensors are not those that the configuration asks for.
+    #[error("{} does not hold the weights that its config.json describes: {source}", path.display())]
+    Disagrees {
+        /// The directory.
+        path: PathBuf,
+        /// What was missing.
+        source: candle_core::Error,
+    },
     /// A request for something this backend does not have.
     #[error("{what} is not supported by this backend; {fix}")]
     Unsupported {
@@ -115,7 +123,9 @@ impl EngineError {
     fn code(&self) -> Code {
         match self {
             Self::Format(error) => format_code(error),
-            Self::Truncated { .. } | Self::MissingTensor { .. } => Code::BAD_MODEL_FILE,
+            Self::Truncated { .. } | Self::MissingTensor { .. } | Self::Disagrees { .. } => {
+                Code::BAD_MODEL_FILE
+            }
             Self::Unsupported { .. } => Code::UNSUPPORTED,
             Self::Option { .. } | Self::BeyondEnd { .. } => Code::INVALID_ARGUMENT,
             Self::OutOfMemory { .. } => Code::OUT_OF_MEMORY,

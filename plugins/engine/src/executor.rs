@@ -3,8 +3,12 @@
 //! It puts cache and decoder together and keeps the promise of atomicity: room is claimed before a step,
 //! lengths change after it, and whatever goes wrong between gives the room back.
 
+mod any;
+
+pub use any::AnyExecutor;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use candle_core::{DType, Tensor};
@@ -90,17 +94,6 @@ impl EngineExecutor {
         self.counters.sequences.store(self.cache.sequences() as u64, Ordering::Relaxed);
     }
 
-    fn count(&self, batch: &Batch<'_>, ns: u64) {
-        let add = |counter: &AtomicU64, value: u64| counter.fetch_add(value, Ordering::Relaxed);
-        for chunk in batch.chunks {
-            let decoding = chunk.len == 1 && chunk.pos > 0;
-            let counter = if decoding { &self.counters.tokens_decode } else { &self.counters.tokens_prefill };
-            add(counter, u64::from(chunk.len));
-        }
-        add(&self.counters.forward_calls, 1);
-        add(&self.counters.busy_ns, ns);
-    }
-
     /// Answers a call that may have changed the cache.
     fn answer<T>(&self, result: Result<T>) -> sdk::Result<T> {
         self.publish();
@@ -176,7 +169,7 @@ impl Executor for EngineExecutor {
         let rows = self.append(batch, out);
         let ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let rows = self.answer(rows)?;
-        self.count(batch, ns);
+        self.counters.count(batch, ns);
         Ok(ForwardStats { rows: rows as u32, tokens: batch.tokens.len() as u32, ns, ..Default::default() })
     }
 

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::decoder::Decoder;
 use crate::error::{EngineError, Result};
-use crate::executor::{EngineExecutor, Facts};
+use crate::executor::{AnyExecutor, EngineExecutor, Facts};
 use crate::kv::{BLOCK, KvCache, Layout, Limits};
 use crate::stats::{Counters, EngineStats};
 use crate::target::{DenseAs, Target, Types, wire};
@@ -32,7 +32,7 @@ pub fn load(
     target: Target,
     request: &LoadRequest,
     progress: &mut Progress<'_>,
-) -> sdk::Result<Loaded<EngineExecutor>> {
+) -> sdk::Result<Loaded<AnyExecutor>> {
     progress.update(stage::OPEN, 0, 1)?;
     load_onto(target, request, progress).map_err(EngineError::for_host)
 }
@@ -41,18 +41,71 @@ fn load_onto(
     target: Target,
     request: &LoadRequest,
     progress: &mut Progress<'_>,
-) -> Result<Loaded<EngineExecutor>> {
+) -> Result<Loaded<AnyExecutor>> {
     let types = Types::choose(target.compute, request.weight_dtype, request.kv_dtype)?;
     let options = Options::of(request);
     let overrides = overrides(&options)?;
     let dense = dense_weights(&options)?;
     let header = sconce_formats::model::open(model_source(&request.source)?, overrides.as_ref())?;
+    if header.config.family.is_long_tail() {
+        let types = types.settle(dense, 0);
+        return long_tail(&target, request, &header, types, &overrides.unwrap_or_default(), progress);
+    }
+    let loaded = load_decoder(target, request, &header, (types, dense), progress)?;
+    Ok(Loaded { executor: AnyExecutor::Decoder(Box::new(loaded.executor)), stats: loaded.stats })
+}
+
+/// A model of a family that the decoder does not compute.
+#[cfg(feature = "long-tail")]
+fn long_tail(
+    target: &Target,
+    request: &LoadRequest,
+    header: &ModelHeader,
+    types: Types,
+    overrides: &Map<String, Value>,
+    progress: &mut Progress<'_>,
+) -> Result<Loaded<AnyExecutor>> {
+    let loaded = crate::adapter::load(target, request, header, types, overrides, progress)?;
+    Ok(Loaded { executor: AnyExecutor::Other(Box::new(loaded.executor)), stats: loaded.stats })
+}
+
+/// As above, in a build without them.
+#[cfg(not(feature = "long-tail"))]
+fn long_tail(
+    _: &Target,
+    _: &LoadRequest,
+    header: &ModelHeader,
+    _: Types,
+    _: &Map<String, Value>,
+    _: &mut Progress<'_>,
+) -> Result<Loaded<AnyExecutor>> {
+    Err(without_long_tail(header))
+}
+
+/// The refusal of a build that has the decoder only.
+#[cfg(not(feature = "long-tail"))]
+pub(crate) fn without_long_tail(header: &ModelHeader) -> EngineError {
+    EngineError::Unsupported {
+        what: format!("the model architecture {}", header.config.family.name),
+        fix: "use a backend that was built with the feature `long-tail`, such as the CPU backend".to_owned(),
+    }
+}
+
+/// A model of a family that is a row of the decoder's table. `asked`: the types of the request, and what it says
+/// of dense weights.
+fn load_decoder(
+    target: Target,
+    request: &LoadRequest,
+    header: &ModelHeader,
+    (types, dense): (Types, DenseAs),
+    progress: &mut Progress<'_>,
+) -> Result<Loaded<EngineExecutor>> {
     let types = types.settle(dense, header.config.parameters());
-    say_types(&header, types, dense);
-    check_weights_fit(&target, &header, types)?;
-    let context = context(request, &header);
+    say_types(header, types, dense);
+    check_weights_fit(&target, header, types)?;
+    let context = context(request, header);
     let mut progress = report(progress, header.loaded().map(|(_, entry)| entry.bytes).sum());
-    let mut weights = Weights::open(&header, &target.device, types, &mut progress)?;
+    let mut weights = Weights::open(header, &target.device, types, &mut progress)?;
     let decoder = Decoder::new(header.config.clone(), context, target.ops.clone(), &mut weights)?;
     let facts = Facts {
         quantised_bytes: weights.quantised_bytes,
@@ -61,7 +114,7 @@ fn load_onto(
         compute: types.compute,
         max_context: context,
     };
-    let cache = cache(&target, request, &header, &facts)?;
+    let cache = cache(&target, request, header, &facts)?;
     let counters = Arc::new(Counters::default());
     counters.kv_total_tokens.store(cache.total_tokens() as u64, Ordering::Relaxed);
     let stats = Box::new(EngineStats(counters.clone()));
@@ -109,7 +162,7 @@ fn dense_weights(options: &Options<'_>) -> Result<DenseAs> {
 }
 
 /// Longest sequence: as asked for, or as trained.
-fn context(request: &LoadRequest, header: &ModelHeader) -> usize {
+pub(crate) fn context(request: &LoadRequest, header: &ModelHeader) -> usize {
     let trained = header.config.context_length;
     match request.max_context as usize {
         0 => trained,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sconce_plugin_api::sdk::{Metric, Stats};
+use sconce_plugin_api::sdk::{Batch, Metric, Stats};
 
 /// The counters; the executor writes them, [`Stats`] reads them.
 #[derive(Default)]
@@ -15,6 +15,20 @@ pub struct Counters {
     pub(crate) tokens_prefill: AtomicU64,
     pub(crate) tokens_decode: AtomicU64,
     pub(crate) busy_ns: AtomicU64,
+}
+
+impl Counters {
+    /// Adds a step that took `ns`.
+    pub(crate) fn count(&self, batch: &Batch<'_>, ns: u64) {
+        let add = |counter: &AtomicU64, value: u64| counter.fetch_add(value, Ordering::Relaxed);
+        for chunk in batch.chunks {
+            let decoding = chunk.len == 1 && chunk.pos > 0;
+            let counter = if decoding { &self.tokens_decode } else { &self.tokens_prefill };
+            add(counter, u64::from(chunk.len));
+        }
+        add(&self.forward_calls, 1);
+        add(&self.busy_ns, ns);
+    }
 }
 
 /// What `load` hands out beside the executor.

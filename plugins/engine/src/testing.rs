@@ -10,11 +10,11 @@ use sconce_formats::{Format, ModelSource};
 use sconce_plugin_api::abi_stable::std_types::{RString, RVec};
 use sconce_plugin_api::sdk::codes::{source, want};
 use sconce_plugin_api::sdk::{
-    self, Batch, Chunk, Executor, KeyValue, LoadRequest, ModelInfo, Outputs, Progress, Stats,
+    self, Batch, Chunk, Executor, KeyValue, LoadRequest, Loaded, ModelInfo, Outputs, Progress, Stats,
 };
 
 use crate::cpu::CpuOps;
-use crate::executor::EngineExecutor;
+use crate::executor::{AnyExecutor, EngineExecutor};
 use crate::ops::{CandleOps, Ops};
 use crate::target::Target;
 
@@ -68,8 +68,8 @@ pub fn request(path: &Path) -> LoadRequest {
 }
 
 /// A loaded model.
-pub struct Model {
-    pub executor: EngineExecutor,
+pub struct Model<E = EngineExecutor> {
+    pub executor: E,
     pub info: ModelInfo,
     pub stats: Box<dyn Stats>,
     pub cancel: AtomicU32,
@@ -92,8 +92,15 @@ impl Model {
     pub fn load(request: &LoadRequest, ops: Arc<dyn Ops>) -> sdk::Result<Model> {
         let mut go_on = |_, _, _| true;
         let loaded = crate::load(target(ops), request, &mut Progress::new(&mut go_on))?;
+        let AnyExecutor::Decoder(executor) = loaded.executor else { panic!("a model of the decoder") };
+        Ok(Model::of(Loaded { executor: *executor, stats: loaded.stats }))
+    }
+}
+
+impl<E: Executor> Model<E> {
+    pub fn of(loaded: Loaded<E>) -> Model<E> {
         let info = loaded.executor.info();
-        Ok(Model { executor: loaded.executor, info, stats: loaded.stats, cancel: AtomicU32::new(0) })
+        Model { executor: loaded.executor, info, stats: loaded.stats, cancel: AtomicU32::new(0) }
     }
 
     pub fn sequence(&mut self) -> u64 {

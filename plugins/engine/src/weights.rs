@@ -150,6 +150,15 @@ impl<'a> Weights<'a> {
         })
     }
 
+    /// A stored tensor as it is, whatever it is for.
+    #[cfg(feature = "long-tail")]
+    pub fn whole(&mut self, name: &str, entry: &TensorEntry) -> Result<Tensor> {
+        let tensor = self.dense(name, entry)?;
+        self.dense_bytes += (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64;
+        self.advance(entry)?;
+        Ok(tensor)
+    }
+
     fn matrix_at(&mut self, slot: Slot) -> Result<Matrix> {
         let Some((entry, name)) = self.find(slot)? else {
             let name = slot.place(&self.header.config, self.header.source.format).name;

@@ -8,7 +8,8 @@ mod gguf;
 mod hf;
 
 pub use gguf::from_gguf;
-pub use hf::{from_hf_json, from_hf_json_with};
+pub use hf::{from_hf_json, from_hf_json_with, long_tail_settings};
+pub(crate) use hf::{only_yarn, time_step_rank, unlimited_step};
 
 use crate::tensors::{self, Role, Slot};
 use crate::{ConfigError, Family, Format};
@@ -359,7 +360,9 @@ impl ModelConfig {
 
     /// Bytes of keys and values one token takes in all layers.
     pub fn kv_bytes_per_token(&self, bytes_per_value: usize) -> u64 {
-        let factors = [2, self.layers.len(), self.kv_heads, self.head_dim, bytes_per_value];
+        // A layer that sees nothing keeps nothing.
+        let layers = self.layers.iter().filter(|layer| layer.window != Some(0)).count();
+        let factors = [2, layers, self.kv_heads, self.head_dim, bytes_per_value];
         factors.iter().map(|&factor| factor as u64).product()
     }
 

@@ -4,8 +4,10 @@
 //! and how its checkpoints lay tensors out. The rows are in [`table`]; a new family is a new row. Detection
 //! happens on names alone, before any weight is looked at.
 
+pub(crate) mod long_tail;
 mod table;
 
+pub use long_tail::long_tail;
 pub use table::FAMILIES;
 
 use crate::ConfigError;
@@ -190,8 +192,7 @@ impl Family {
     /// [`ConfigError::UnsupportedFamily`] if `model_type` is unknown, or if `architectures` is
     /// given and names only classes that do not generate text.
     pub fn from_hf(model_type: &str, architectures: &[&str]) -> Result<&'static Family, ConfigError> {
-        let family = FAMILIES
-            .iter()
+        let family = long_tail::all()
             .find(|family| family.hf_model_types.contains(&model_type))
             .ok_or_else(|| unsupported(model_type))?;
         let generates = |name: &&str| family.hf_architectures.contains(name);
@@ -215,7 +216,7 @@ impl Family {
 }
 
 fn unsupported(found: &str) -> ConfigError {
-    let names: Vec<&str> = FAMILIES.iter().map(|family| family.name).collect();
+    let names: Vec<&str> = long_tail::all().map(|family| family.name).collect();
     ConfigError::UnsupportedFamily { found: found.chars().take(80).collect(), supported: names.join(", ") }
 }
 
@@ -256,7 +257,7 @@ mod tests {
     #[test]
     fn no_name_means_two_families() {
         let mut seen = std::collections::HashSet::new();
-        for family in FAMILIES {
+        for family in long_tail::all() {
             for name in family.hf_model_types {
                 assert!(seen.insert(("hf", name)), "{name}");
             }
@@ -268,7 +269,7 @@ mod tests {
 
     #[test]
     fn defaults_are_json_objects() {
-        for family in FAMILIES {
+        for family in long_tail::all() {
             assert!(crate::json::parse(family.hf.defaults).is_ok(), "{}", family.name);
         }
     }

@@ -17,11 +17,38 @@ pub(crate) struct Object<'a> {
 /// Parses a text whose outermost value has to be an object.
 pub(crate) fn parse(text: &str) -> Result<Map<String, Value>, ConfigError> {
     let not_an_object = |reason: String| ConfigError::NotAnObject { reason };
-    match serde_json::from_str(text) {
+    let parsed = serde_json::from_str(text);
+    let parsed = match parsed {
+        Err(_) if text.contains("Infinity") || text.contains("NaN") => {
+            serde_json::from_str(&without_infinities(text))
+        }
+        parsed => parsed,
+    };
+    match parsed {
         Ok(Value::Object(map)) => Ok(map),
         Ok(other) => Err(not_an_object(format!("it is {}", describe(&other)))),
         Err(error) => Err(not_an_object(error.to_string())),
     }
+}
+
+/// The text with `null` for the numbers that Python writes and JSON lacks.
+fn without_infinities(text: &str) -> String {
+    let mut cleaned = String::with_capacity(text.len());
+    let mut rest = text;
+    let mut in_string = false;
+    while let Some(first) = rest.chars().next() {
+        let word = ["Infinity", "NaN"].into_iter().find(|word| !in_string && rest.starts_with(word));
+        let taken = match (word, first) {
+            (Some(word), _) => word.len(),
+            // An escaped quote does not end a string.
+            (None, '\\') if in_string => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
+            (None, _) => first.len_utf8(),
+        };
+        in_string ^= word.is_none() && first == '"';
+        cleaned.push_str(if word.is_some() { "null" } else { &rest[..taken] });
+        rest = &rest[taken..];
+    }
+    cleaned
 }
 
 impl<'a> Object<'a> {
@@ -172,6 +199,15 @@ mod tests {
         check(r#"{"n": [1, "2"]}"#, |o| o.ids("n"), Err(list));
         let id = "n is 4294967296, expected a token id or a list of token ids";
         check(r#"{"n": 4294967296}"#, |o| o.ids("n"), Err(id));
+    }
+
+    #[test]
+    fn numbers_that_only_python_knows_are_absent() {
+        check(r#"{"n": Infinity, "m": 1}"#, |o| o.f64("n"), Ok(None));
+        check(r#"{"n": [0.0, NaN], "m": 1}"#, |o| o.usize("m"), Ok(Some(1)));
+        let map = parse(r#"{"Infinity \" NaN": "NaN", "n": Infinity}"#).expect("words in strings stay");
+        assert_eq!(map["Infinity \" NaN"], "NaN");
+        assert!(parse(r#"{"n": -Infinity}"#).is_err());
     }
 
     #[test]

@@ -82,6 +82,10 @@ impl Holding {
     /// All weights that a load takes.
     pub fn weights(self, header: &ModelHeader) -> WeightBytes {
         let mut sum = WeightBytes::default();
+        if header.config.family.is_long_tail() {
+            // All of it, as plain floats whatever is asked.
+            return WeightBytes { floats: header.parameters() * self.float_bytes as u64, ..sum };
+        }
         for (slot, entry) in header.loaded() {
             match self.tensor(slot, entry) {
                 Held::Stored(bytes) => sum.stored += bytes,

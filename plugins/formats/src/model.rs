@@ -74,6 +74,20 @@ pub struct ModelHeader {
 }
 
 impl ModelHeader {
+    /// Number of weights.
+    pub fn parameters(&self) -> u64 {
+        if !self.config.family.is_long_tail() {
+            return self.config.parameters();
+        }
+        let elements = |entry: &TensorEntry| entry.shape.iter().map(|dim| *dim as u64).product::<u64>();
+        self.tensors.values().map(elements).sum()
+    }
+
+    /// Those one token is computed with, where the graph is known.
+    pub fn active_parameters(&self) -> Option<u64> {
+        (!self.config.family.is_long_tail()).then(|| self.config.active_parameters())
+    }
+
     /// The tensors that a load takes: not those the model knows nothing of, nor the copy of the embedding that some
     /// files with tied embeddings carry. Of the weights that share a tensor, the first stands for it.
     pub fn loaded(&self) -> impl Iterator<Item = (Slot, &TensorEntry)> {
@@ -154,7 +168,11 @@ fn checked(
     gguf: Option<Gguf>,
 ) -> Result<ModelHeader, FormatError> {
     let names = tensors.keys().map(String::as_str);
-    let agreement = tensors::check(&config, source.format, names, |name| tensors.get(name));
+    let agreement = match config.family.is_long_tail() {
+        // Which tensors those need is known where they are computed.
+        true => Ok(()),
+        false => tensors::check(&config, source.format, names, |name| tensors.get(name)),
+    };
     if let Err(error) = agreement {
         // A checkpoint's tensors are spread over its files; the directory stands for them.
         let path = match source.format {

@@ -49,6 +49,7 @@ fn facts() -> ModelFacts {
         weight_dtype: 1,
         kv_dtype: 1,
         caps: caps::BATCH,
+        note: None,
     }
 }
 

@@ -44,23 +44,36 @@ fn sizes(info: &ModelInfo, max_context: u32) -> Outcome {
     let counts = [
         ("vocab", u64::from(info.vocab)),
         ("layers", info.layers.into()),
-        ("heads", info.heads.into()),
-        ("kv_heads", info.kv_heads.into()),
-        ("head_dim", info.head_dim.into()),
         ("hidden", info.hidden.into()),
         ("max_context", info.max_context.into()),
         ("block_size", info.block_size.into()),
-        ("kv_bytes_per_token", info.kv_bytes_per_token),
         ("kv_capacity_tokens", info.kv_capacity_tokens),
     ];
     for (name, count) in counts {
         ensure(count > 0, || format!("the model's {name} is 0"))?;
     }
-    ensure(info.heads.is_multiple_of(info.kv_heads), || {
-        format!("{} heads do not divide among {} key/value heads", info.heads, info.kv_heads)
-    })?;
+    attention(info)?;
     ensure(max_context == 0 || info.max_context <= max_context, || {
         format!("the context is {}, at most {max_context} was asked for", info.max_context)
+    })
+}
+
+/// A model without attention has none of it, and keeps nothing for a token.
+fn attention(info: &ModelInfo) -> Outcome {
+    let counts = [
+        ("heads", u64::from(info.heads)),
+        ("kv_heads", info.kv_heads.into()),
+        ("head_dim", info.head_dim.into()),
+        ("kv_bytes_per_token", info.kv_bytes_per_token),
+    ];
+    if counts.iter().all(|(_, count)| *count == 0) {
+        return Ok(());
+    }
+    for (name, count) in counts {
+        ensure(count > 0, || format!("the model's {name} is 0"))?;
+    }
+    ensure(info.heads.is_multiple_of(info.kv_heads), || {
+        format!("{} heads do not divide among {} key/value heads", info.heads, info.kv_heads)
     })
 }
 

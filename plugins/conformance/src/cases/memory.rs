@@ -53,6 +53,7 @@ pub fn context_overflow_is_atomic(bench: &mut Bench<'_>) -> Outcome {
 
 /// A cache with one block less than is needed: nothing is taken, and what fits still fits.
 pub fn kv_full_is_atomic(bench: &mut Bench<'_>) -> Outcome {
+    bench.model()?.need_growth()?;
     let mut model = bench.small()?;
     let block = u64::from(model.info.block_size);
     // `long` ends where its last block does, `short` one token before: only one of them can grow.
@@ -106,6 +107,7 @@ fn fork_in_a_full_cache(model: &mut Model, src: u64, len: u32) -> Outcome {
 
 /// A reservation is granted whole or not at all, and what was granted can be used.
 pub fn reservations_are_whole(bench: &mut Bench<'_>) -> Outcome {
+    bench.model()?.need_growth()?;
     let mut model = bench.small()?;
     let room = (model.info.kv_capacity_tokens as u32).min(model.info.max_context);
     let (one, two) = (model.create()?, model.create()?);

@@ -8,8 +8,11 @@
 
 mod keys;
 mod layers;
+mod long_tail;
 mod rope;
 
+pub use long_tail::settings as long_tail_settings;
+pub(crate) use long_tail::{only_yarn, time_step_rank, unlimited_step};
 use serde_json::{Map, Value};
 
 use super::{
@@ -58,6 +61,9 @@ pub fn from_hf_json_with(text: &str, overrides: &Map<String, Value>) -> Result<M
     let model_type = file.required("model_type", file.str("model_type"))?;
     let architectures = file.strings("architectures")?.unwrap_or_default();
     let family = Family::from_hf(model_type, &architectures)?;
+    if let Some(tail) = family.tail() {
+        return long_tail::read(&map, tail);
+    }
     keys::refuse_unknown(file)?;
     let Some(nested) = family.hf.nested else {
         return read(Object::new(&keys::with_defaults(&map, family)?), family);

@@ -106,7 +106,7 @@ pub(super) fn refuse_unknown(json: Object<'_>) -> Result<(), ConfigError> {
     refuse_quantized(json)
 }
 
-fn same(found: &Value, accepted: &str) -> bool {
+pub(super) fn same(found: &Value, accepted: &str) -> bool {
     let accepted: Option<Value> = serde_json::from_str(accepted).ok();
     match (found.as_f64(), accepted.as_ref().and_then(Value::as_f64)) {
         (Some(found), Some(accepted)) => found == accepted,
@@ -114,7 +114,7 @@ fn same(found: &Value, accepted: &str) -> bool {
     }
 }
 
-fn refuse_quantized(json: Object<'_>) -> Result<(), ConfigError> {
+pub(super) fn refuse_quantized(json: Object<'_>) -> Result<(), ConfigError> {
     let Some(quantization) = json.object("quantization_config", "quantization_config.")? else {
         return Ok(());
     };

@@ -1,0 +1,215 @@
+use std::path::Path;
+
+use sconce_plugin_api::sdk::{Code, Progress};
+use serde_json::Map;
+
+use super::*;
+use crate::cpu::CpuOps;
+use crate::load::model_source;
+use crate::target::{DenseAs, Types};
+use crate::testing::{Logits, assert_close, distance, noise, request, target, tokens};
+
+/// Differences of rounding: other shapes of products add in another order.
+const LIMIT: f32 = 1e-4;
+/// Of the reference models.
+const VOCAB: u32 = 128;
+
+type Tail = crate::testing::Model<AdapterExecutor>;
+
+fn open_with(name: &str, change: impl FnOnce(&mut sdk::LoadRequest)) -> sdk::Result<Tail> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../host/tests/fixtures/oracles").join(name);
+    let mut request = request(&dir);
+    change(&mut request);
+    let source = model_source(&request.source).expect("files");
+    let header = sconce_formats::model::open(source, None).expect("a sound header");
+    let types = Types::choose(&[DType::F32], request.weight_dtype, 0).expect("float32");
+    let types = types.settle(DenseAs::Undecided, 0);
+    let target = target(Arc::new(CpuOps));
+    let mut go_on = |_, _, _| true;
+    let loaded = load(&target, &request, &header, types, &Map::new(), &mut Progress::new(&mut go_on));
+    loaded.map(Tail::of).map_err(EngineError::for_host)
+}
+
+fn open(name: &str) -> Tail {
+    open_with(name, |_| ()).expect("the model loads")
+}
+
+fn prompt(count: usize, seed: u32) -> Vec<u32> {
+    tokens(count, seed, VOCAB)
+}
+
+/// Runs `check` on a model of each family.
+fn each_family(check: impl Fn(&mut Tail)) {
+    for family in models::FAMILIES {
+        println!("{}", family.name);
+        check(&mut open(family.name));
+    }
+}
+
+/// The row after a prompt, on a sequence of its own.
+fn alone(model: &mut Tail, prompt: &[u32]) -> Logits {
+    let seq = model.sequence();
+    let rows = model.step(&[(seq, prompt, want::LAST)]).expect("a step");
+    model.executor.seq_free(seq);
+    rows
+}
+
+#[test]
+fn every_family_of_the_formats_is_implemented() {
+    let known: Vec<&str> = sconce_formats::family::long_tail().map(|family| family.name).collect();
+    let ours: Vec<&str> = models::FAMILIES.iter().map(|family| family.name).collect();
+    assert_eq!(ours, known);
+}
+
+#[test]
+fn a_second_sequence_equals_the_first() {
+    each_family(|model| {
+        let first = model.greedy(&prompt(9, 1), 6, &[]);
+        alone(model, &prompt(20, 2));
+        let second = model.greedy(&prompt(9, 1), 6, &[]);
+        assert_eq!((first.0, distance(&first.1, &second.1)), (second.0, 0.0));
+    });
+}
+
+#[test]
+fn interleaved_sequences_equal_their_single_runs() {
+    each_family(|model| {
+        let (a, b) = (prompt(7, 3), prompt(12, 4));
+        let expected = [alone(model, &[&a[..], &b[..1]].concat()), alone(model, &[&b[..], &a[..3]].concat())];
+        let seqs = [model.sequence(), model.sequence()];
+        model.step(&[(seqs[0], &a, want::NONE)]).expect("a step");
+        model.step(&[(seqs[1], &b, want::NONE)]).expect("a step");
+        assert_close(&model.step(&[(seqs[0], &b[..1], want::LAST)]).expect("a step"), &expected[0], LIMIT);
+        assert_close(&model.step(&[(seqs[1], &a[..3], want::LAST)]).expect("a step"), &expected[1], LIMIT);
+    });
+}
+
+#[test]
+fn a_warm_up_of_one_token_changes_nothing() {
+    each_family(|model| {
+        let cold = alone(model, &prompt(4, 5));
+        model.executor.warmup(1).expect("a warm-up");
+        assert_eq!(distance(&alone(model, &prompt(4, 5)), &cold), 0.0);
+        // The case without an error: one token, and a prompt of one.
+        let one = alone(model, &[3]);
+        model.executor.warmup(1).expect("a warm-up");
+        assert_eq!(distance(&alone(model, &[3]), &one), 0.0);
+    });
+}
+
+#[test]
+fn pieces_and_single_rows_equal_the_whole() {
+    each_family(|model| {
+        let prompt = prompt(30, 6);
+        let rows = model.all_logits(&prompt);
+        for len in [1, 2, 17, 30] {
+            assert_close(&alone(model, &prompt[..len]), &rows[len - 1..len], LIMIT);
+        }
+        let seq = model.sequence();
+        for piece in [0..3, 3..4, 4..29] {
+            model.step(&[(seq, &prompt[piece], want::NONE)]).expect("a piece");
+        }
+        assert_close(&model.step(&[(seq, &prompt[29..], want::LAST)]).expect("a step"), &rows[29..], LIMIT);
+    });
+}
+
+#[test]
+fn a_sequence_without_its_model_is_computed_anew() {
+    each_family(|model| {
+        let prompt = prompt(30, 7);
+        let expected = alone(model, &prompt);
+        let seq = model.sequence();
+        model.step(&[(seq, &prompt[..29], want::NONE)]).expect("a step");
+        // As after a call that failed half-way.
+        model.executor.table.get_mut(seq).expect("a live sequence").model = None;
+        assert_close(&model.step(&[(seq, &prompt[29..], want::LAST)]).expect("a step"), &expected, LIMIT);
+    });
+}
+
+#[test]
+fn a_cancelled_step_leaves_the_sequence_as_it_was() {
+    let mut model = open("lfm2");
+    let prompt = prompt(8, 8);
+    let expected = alone(&mut model, &prompt);
+    let seq = model.sequence();
+    model.step(&[(seq, &prompt[..5], want::NONE)]).expect("a step");
+    model.cancel.store(1, Ordering::Relaxed);
+    let error = model.step(&[(seq, &prompt[5..], want::LAST)]).expect_err("cancelled");
+    assert_eq!((error.code, model.len(seq)), (Code::CANCELLED, 5));
+    model.cancel.store(0, Ordering::Relaxed);
+    let found = model.step(&[(seq, &prompt[5..], want::LAST)]).expect("a step");
+    assert_close(&found, &expected, LIMIT);
+}
+
+#[test]
+fn memory_is_what_the_request_allows() {
+    // Two layers, a key and a value of 8 numbers each.
+    let model = open("gpt_bigcode");
+    assert_eq!((model.info.kv_bytes_per_token, model.info.kv_capacity_tokens), (2 * 2 * 8 * 4, 8 * 128));
+    let model = open_with("gpt_bigcode", |request| request.kv_bytes = 50 * 128).expect("it loads");
+    assert_eq!(model.info.kv_capacity_tokens, 50);
+    // A state for each sequence, and nothing for a token.
+    let model = open("mamba");
+    assert_eq!((model.info.kv_bytes_per_token, model.info.heads), (0, 0));
+    // One of three layers attends.
+    assert_eq!(open("lfm2").info.kv_bytes_per_token, 2 * 2 * 8 * 4);
+}
+
+#[test]
+fn a_hard_limit_is_not_stretched() {
+    let context =
+        |name| open_with(name, |request| request.max_context = 500).expect("it loads").info.max_context;
+    assert_eq!((context("gpt_bigcode"), context("recurrent_gemma"), context("lfm2")), (128, 80, 500));
+}
+
+#[test]
+fn a_full_cache_refuses_before_any_work() {
+    let mut model = open_with("deepseek2", |request| request.max_context = 20).expect("it loads");
+    model.executor.limits.tokens = 10;
+    let seq = model.sequence();
+    model.step(&[(seq, &prompt(8, 1), want::NONE)]).expect("it fits");
+    let error = model.step(&[(seq, &prompt(3, 2), want::NONE)]).expect_err("11 of 10");
+    assert_eq!((error.code, model.len(seq), model.metric("kv_used_tokens")), (Code::KV_FULL, 8, 8.0));
+    let other = model.sequence();
+    let demand = |seq, extra| Reserve { seq, extra, _r: 0 };
+    let error = model.executor.kv_reserve(&[demand(seq, 1), demand(other, 2)]).expect_err("11 of 10");
+    assert_eq!((error.code, model.metric("kv_used_tokens")), (Code::KV_FULL, 8.0));
+    model.executor.kv_reserve(&[demand(seq, 1), demand(other, 1)]).expect("10 of 10");
+    model.executor.seq_free(seq);
+    assert_eq!(model.metric("kv_used_tokens"), 1.0);
+}
+
+/// Whatever a `config.json` says, loading and running end in an answer.
+#[test]
+fn damaged_configurations_are_answered() {
+    for family in models::FAMILIES {
+        let dir =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../host/tests/fixtures/oracles").join(family.name);
+        let sound = request(&dir);
+        let text = sound.source.config_json.to_string().into_bytes();
+        let mut state = 7;
+        let mut loaded = 0;
+        for _ in 0..400 {
+            let mut text = text.clone();
+            let at = (noise(&mut state).abs() * text.len() as f32) as usize % text.len();
+            // Digits change sizes; the rest is mostly no JSON any more.
+            text[at] = if text[at].is_ascii_digit() {
+                b'0' + (state >> 60) as u8 % 10
+            } else {
+                (state >> 50) as u8 % 128
+            };
+            let mut request = sound.clone();
+            request.source.config_json = String::from_utf8(text).expect("ASCII").into();
+            let mut go_on = |_, _, _| true;
+            let target = target(Arc::new(CpuOps));
+            if let Ok(model) = crate::load::load(target, &request, &mut Progress::new(&mut go_on)) {
+                loaded += 1;
+                let mut model = crate::testing::Model::of(model);
+                let seq = model.sequence();
+                // Values that mean something else compute something else, or fail.
+                let _ = model.step(&[(seq, &[1, 2, 3], want::LAST)]);
+            }
+        }
+        assert!(loaded > 0, "{}: some changes are harmless", family.name);
+    }
+}
