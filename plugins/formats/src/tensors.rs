@@ -6,6 +6,7 @@
 //!
 //! Shapes are row-major; a projection is `[out, in]`, so that `y = x W^T`.
 
+pub(crate) mod held;
 mod names;
 
 use std::collections::HashSet;
@@ -203,6 +204,8 @@ impl Slot {
     pub fn exists(&self, config: &ModelConfig, format: Format) -> bool {
         match self.part {
             Part::Weight => self.weight_exists(config, format),
+            // The output projection may be the embedding and have a bias all the same.
+            Part::Bias if self.role == Role::Output => config.output_bias,
             Part::Bias => self.bias_exists(config) && self.weight_exists(config, format),
         }
     }

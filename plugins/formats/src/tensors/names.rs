@@ -15,7 +15,10 @@ pub(super) fn of(family: &Family, format: Format, slot: Slot, storage: Storage) 
         Part::Bias => "bias",
     };
     let stem = match format {
-        Format::Safetensors => own(family.hf.names, slot.role).unwrap_or_else(|| llama(slot.role)),
+        Format::Safetensors => {
+            let stem = own(family.hf.names, slot.role).unwrap_or_else(|| llama(slot.role));
+            if storage.merged_experts && stem.contains("{}") { merged(slot.role) } else { stem }
+        }
         Format::Gguf => {
             own(family.gguf.names, slot.role).unwrap_or_else(|| gguf(slot.role, storage.merged_experts))
         }
@@ -25,6 +28,14 @@ pub(super) fn of(family: &Family, format: Format, slot: Slot, storage: Storage) 
         Format::Safetensors if in_layer => format!("{}.{}.{stem}.{suffix}", family.hf.layers, slot.layer),
         Format::Gguf if in_layer => format!("blk.{}.{stem}.{suffix}", slot.layer),
         _ => format!("{stem}.{suffix}"),
+    }
+}
+
+/// The experts of checkpoints that [hold them together](super::held).
+fn merged(role: Role) -> &'static str {
+    match role {
+        Role::ExpertDown => "mlp.experts.down_proj",
+        other => llama(other),
     }
 }
 
