@@ -52,6 +52,22 @@ fn write(dir: &Path, name: &str, content: &Value) {
 }
 
 #[test]
+fn inspect_tells_of_them() {
+    for name in ALL {
+        let dir = with_tokenizer(name);
+        let run = sconce(&["inspect", "--json", text(dir.path())]);
+        assert_eq!(run.code, 0, "{name}: {run}");
+        let report: Value = serde_json::from_str(&run.stdout).unwrap_or_else(|e| panic!("{e}\n{run}"));
+        let (model, memory) = (&report["model"], &report["memory"]);
+        assert!(model["note"].as_str().is_some_and(|note| note.contains("unbatched")), "{name}: {run}");
+        let parameters = model["parameters"].as_u64().expect("a number");
+        assert_eq!(memory["weights_f32_bytes"], 4 * parameters, "{name}: {run}");
+        assert_eq!(memory["weights_file_bytes"], 2 * parameters, "{name}: {run}");
+        sconce(&["inspect", text(dir.path())]).done_with(&["unbatched", "the model fits"]);
+    }
+}
+
+#[test]
 fn a_backend_says_truly_what_it_can_do_with_them() {
     let library = plugin("cpu");
     for name in ALL {

@@ -209,6 +209,9 @@ fn machine_text(machine: &Machine) -> String {
 fn room_text(memory: &Memory, machine: &Machine) -> String {
     let (context, sequences) = (memory.context_tokens, memory.max_sequences);
     let (tokens, full) = (machine.kv_fitting_tokens, machine.sequences_at_full_context);
+    if memory.kv_bytes_per_token == 0 {
+        return format!("its state does not grow with the text: enough for {sequences} x {context}");
+    }
     let most = match (full, machine.tokens_per_sequence) {
         (full, _) if full >= sequences => format!("enough for {sequences} x {context}"),
         (0, each) => {

@@ -180,7 +180,7 @@ pub(crate) const LONG_TAIL: &[LongTail] = &[
             &["lfm2"],
             &["Lfm2ForCausalLM"],
             r#"{"max_position_embeddings": 128000, "norm_eps": 1e-5, "num_key_value_heads": 8, "rope_theta": 1e6,
-                "rope_scaling": null, "conv_L_cache": 3, "conv_bias": false}"#,
+                "rope_scaling": null, "conv_L_cache": 3, "conv_bias": false, "tie_word_embeddings": true}"#,
         ),
         accepted: r#"{"conv_bias": [false], "rope_scaling": [null]}"#,
         sizes: |json| {

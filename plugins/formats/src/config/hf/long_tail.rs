@@ -112,10 +112,16 @@ fn config(sizes: Sizes, family: &'static Family, json: Object<'_>) -> ModelConfi
         residual_scale: 1.0,
         logit_scale: 1.0,
         logit_softcap: None,
-        tied_embeddings: matches!(json.bool("tie_word_embeddings"), Ok(Some(true))),
+        tied_embeddings: tied(json),
         output_bias: false,
         storage: Storage::default(),
     }
+}
+
+/// LFM2 has a key of its own, which counts.
+fn tied(json: Object<'_>) -> bool {
+    let flag = |key| json.bool(key).ok().flatten();
+    flag("tie_embedding").or(flag("tie_word_embeddings")).unwrap_or(false)
 }
 
 /// Those that keep keys and values come first: only their number counts.
