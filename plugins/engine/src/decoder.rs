@@ -89,7 +89,13 @@ impl Decoder {
             .map(|layer| Block::new(&config, weights, layer))
             .collect::<Result<_>>()?;
         let output_norm = weights.required_norm(Role::OutputNorm, 0)?;
-        let output = match config.tied_embeddings {
+        let unties = weights.unties()?;
+        if unties {
+            tracing::info!(
+                "the output projection differs from the embedding and is used, although the configuration says they are tied"
+            );
+        }
+        let output = match config.tied_embeddings && !unties {
             true => Linear { weight: embedding.clone(), bias: weights.bias(Role::Output, 0)? },
             false => weights.linear(Role::Output, 0)?,
         };

@@ -135,6 +135,23 @@ impl<'a> Weights<'a> {
         self.norm(role, layer)?.ok_or(EngineError::MissingTensor { name })
     }
 
+    /// Whether the file has an output projection of its own although the configuration says that it is the embedding.
+    ///
+    /// A copy of the embedding is none; where the two differ, the file counts, as in transformers.
+    pub fn unties(&self) -> Result<bool> {
+        let (config, format) = (&self.header.config, self.header.source.format);
+        let entry = |role| self.header.tensors.get(&Slot::weight(role, 0).place(config, format).name);
+        let (Some(own), Some(embedding)) = (entry(Role::Output), entry(Role::TokenEmbedding)) else {
+            return Ok(false);
+        };
+        if !config.tied_embeddings || (own.dtype, &own.shape) != (embedding.dtype, &embedding.shape) {
+            return Ok(config.tied_embeddings);
+        }
+        let file = |entry: &TensorEntry| &self.files[entry.shard].file;
+        let equal = dense::same((file(own), own), (file(embedding), embedding));
+        Ok(!equal.map_err(|error| self.at(error, "the output projection", own))?)
+    }
+
     /// The divisors of rotary frequencies, where the file holds them as tensors.
     pub fn rope_factors(&mut self) -> Result<FactorTensors> {
         let mut read = |role| {

@@ -133,13 +133,14 @@ fn from_safetensors(
         return Err(FormatError::MissingConfig { path: source.root });
     };
     let empty = Map::new();
-    let config = config::from_hf_json_with(text, overrides.unwrap_or(&empty))
+    let mut config = config::from_hf_json_with(text, overrides.unwrap_or(&empty))
         .map_err(|error| in_file(source.described_by(), error))?;
     let infos = safetensors::open(&source.weights)?;
     if let Some(index) = &source.index {
         index.check(&source.weights, &infos)?;
     }
-    let tensors = infos.into_iter().map(from_safetensors_info).collect();
+    let mut tensors = infos.into_iter().map(from_safetensors_info).collect();
+    tensors::held::publish(&mut config, &mut tensors);
     checked(source, config, tensors, None)
 }
 

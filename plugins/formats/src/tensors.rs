@@ -246,7 +246,6 @@ impl Slot {
             Q | K | V => config.attention.qkv_bias,
             O => config.attention.out_bias,
             Gate | Up | Down => config.mlp.bias,
-            Output => config.output_bias,
             _ => false,
         }
     }

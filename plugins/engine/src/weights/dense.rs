@@ -54,6 +54,22 @@ pub(crate) fn to_q8_0(file: &File, entry: &TensorEntry) -> Result<Box<dyn Quanti
     Ok(Box::new(blocks))
 }
 
+/// Whether two tensors of one length have the same bytes.
+pub(crate) fn same(a: (&File, &TensorEntry), b: (&File, &TensorEntry)) -> Result<bool, ReadError> {
+    const PIECE: u64 = 1 << 20;
+    let read = |(file, entry): (&File, &TensorEntry), at: u64, length: u64| {
+        let mut bytes = vec![0; length as usize];
+        read_at(file, &mut bytes, entry.offset + at).map(|()| bytes).map_err(ReadError::Io)
+    };
+    for at in (0..a.1.bytes).step_by(PIECE as usize) {
+        let length = PIECE.min(a.1.bytes - at);
+        if read(a, at, length)? != read(b, at, length)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 fn elements(entry: &TensorEntry) -> usize {
     entry.shape.iter().product()
 }

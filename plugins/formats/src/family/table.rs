@@ -141,7 +141,8 @@ pub const FAMILIES: &[Family] = &[
             defaults: r#"{"num_key_value_heads": 16, "max_position_embeddings": 32768, "sliding_window": 4096,
                 "use_sliding_window": false, "max_window_layers": 28, "decoder_sparse_step": 1,
                 "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632, "num_experts": 60,
-                "num_experts_per_tok": 4, "norm_topk_prob": false}"#,
+                "num_experts_per_tok": 4, "norm_topk_prob": false, "qkv_bias": true}"#,
+            qkv_bias: Flag::Key("qkv_bias"),
             windows: Windows::Alternate,
             ..QWEN2.hf
         },
@@ -237,7 +238,8 @@ const LLAMA: Family = Family {
     name: "llama",
     description: "Llama 2, 3, 3.1, 3.2 and models of the same architecture; in GGUF also Mistral and Mixtral",
     hf_model_types: &["llama"],
-    hf_architectures: &["LlamaForCausalLM"],
+    // The second is how the first published files spell it.
+    hf_architectures: &["LlamaForCausalLM", "LLaMAForCausalLM"],
     gguf_architectures: &["llama"],
     graph: Graph {
         norm: NormKind::Rms,

@@ -76,7 +76,8 @@ impl<'a> Context<'a> {
 
     fn rope(&self, unified: Option<Object<'a>>, separate: Option<Object<'a>>) -> Result<Rope, ConfigError> {
         let theta_key = keys::present(self.json, keys::THETA);
-        let inner = unified.map_or(Ok(None), |object| object.f64("rope_theta"))?;
+        // Some files have the contents of the new key under the old one.
+        let inner = unified.or(separate).map_or(Ok(None), |object| object.f64("rope_theta"))?;
         let theta = inner.map_or_else(|| self.json.f64(theta_key), |theta| Ok(Some(theta)))?;
         let dim = self.dim(unified)?;
         Ok(Rope {
@@ -152,7 +153,7 @@ impl<'a> Context<'a> {
             factor: number(object, "factor")?,
             low_freq_factor: low,
             high_freq_factor: high,
-            original_context: self.original_context(object)?.ok_or_else(|| missing_original(object))?,
+            original_context: self.original_context(object)?.unwrap_or(self.length),
         })
     }
 
@@ -206,10 +207,6 @@ impl<'a> Context<'a> {
 }
 
 const ORIGINAL: &str = "original_max_position_embeddings";
-
-fn missing_original(object: Object<'_>) -> ConfigError {
-    ConfigError::Missing { key: object.key(ORIGINAL) }
-}
 
 fn number(object: Object<'_>, key: &str) -> Result<f64, ConfigError> {
     let value = object.required(key, object.f64(key))?;

@@ -184,7 +184,7 @@ pub(super) const COHERE: Family = Family {
         ..LLAMA.graph
     },
     hf: Checkpoint {
-        defaults: r#"{"layer_norm_eps": 1e-5, "rope_theta": 5e5, "max_position_embeddings": 8192,
+        defaults: r#"{"layer_norm_eps": 1e-5, "rope_theta": 5e5, "model_max_length": 8192,
             "logit_scale": 0.0625, "tie_word_embeddings": true}"#,
         rope: RopeLayout::Interleaved,
         mlp_bias: Flag::No,
