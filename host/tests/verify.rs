@@ -86,11 +86,10 @@ fn chat_templates() {
 }
 
 /// Carried models that nothing here computes, and what the refusal has to name.
-const REFUSED: [(&str, &str); 8] = [
+const REFUSED: [(&str, &str); 7] = [
     ("cohere-qk-norm", "use_qk_norm"),
     ("deepseek3", "deepseek_v3"),
-    ("falcon", "falcon"),
-    ("falcon-new", "falcon"),
+    ("falcon-new", "new_decoder_architecture"),
     ("mpt", "mpt"),
     ("olmo", "olmo"),
     ("phimoe", "phimoe"),

@@ -226,6 +226,22 @@ pub fn tiny() -> tempfile::TempDir {
     dir
 }
 
+/// Writes the tiny model again, with tied embeddings or without, and with other weights.
+pub fn rewrite(dir: &Path, tied: bool, change: impl FnOnce(&mut HashMap<String, Tensor>)) {
+    let mut config = tiny_config();
+    config["tie_word_embeddings"] = tied.into();
+    std::fs::write(dir.join("config.json"), config.to_string()).expect("config.json");
+    let file = dir.join("model.safetensors");
+    let mut weights = candle_core::safetensors::load(&file, &Device::Cpu).expect("weights");
+    change(&mut weights);
+    candle_core::safetensors::save(&weights, file).expect("weights");
+}
+
+/// An output projection that is a copy of the embedding.
+pub fn repeat_embedding(weights: &mut HashMap<String, Tensor>) {
+    weights.insert("lm_head.weight".to_owned(), weights["model.embed_tokens.weight"].clone());
+}
+
 fn tiny_weights() -> HashMap<String, Tensor> {
     let mut state = 1u64;
     let mut random = |shape: &[usize]| {

@@ -1,7 +1,7 @@
 use sconce_plugin_api::sdk::{Code, Executor, codes::source};
 
 use super::*;
-use crate::testing::{Model, fixtures, request, tiny, tiny_config};
+use crate::testing::{Model, fixtures, repeat_embedding, request, rewrite, tiny, tiny_config};
 
 fn check(source: &ModelSource) -> sdk::Result<ModelCheck> {
     check_model(source, &[DType::F32])
@@ -24,9 +24,7 @@ fn a_supported_model_is_described_as_it_will_be_loaded() {
 #[test]
 fn a_repeated_embedding_is_not_counted() {
     let dir = tiny();
-    let mut config = tiny_config();
-    config["tie_word_embeddings"] = true.into();
-    std::fs::write(dir.path().join("config.json"), config.to_string()).expect("config.json");
+    rewrite(dir.path(), true, repeat_embedding);
     let found = check(&request(dir.path()).source).expect("an answer");
     assert_eq!(found.weights_bytes, Model::open(dir.path()).executor.info().weights_bytes);
     assert_eq!(found.parameters * 4, found.weights_bytes);

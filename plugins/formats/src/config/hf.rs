@@ -113,7 +113,7 @@ fn read(json: Object<'_>, family: &'static Family) -> Result<ModelConfig, Config
             out_bias: flag(family.hf.attn_out_bias)?,
         },
         mlp: Mlp {
-            size: mlp_size(json, family, keys.ffn_size)?,
+            size: mlp_size(json, family, keys.ffn_size, hidden_size)?,
             gated: family.graph.gated,
             activation: activation(json, family)?,
             bias: flag(family.hf.mlp_bias)?,
@@ -147,9 +147,9 @@ fn keys_of(json: Object<'_>) -> Keys {
     Keys {
         vocab_size: "vocab_size",
         hidden_size: "hidden_size",
-        ffn_size: "intermediate_size",
-        layers: "num_hidden_layers",
-        heads: "num_attention_heads",
+        ffn_size: keys::present(json, keys::MLP_SIZE),
+        layers: keys::present(json, keys::LAYERS),
+        heads: keys::present(json, keys::HEADS),
         kv_heads: "num_key_value_heads",
         head_dim: keys::present(json, keys::HEAD_DIM),
         context_length: keys::present(json, keys::CONTEXT),
@@ -187,8 +187,17 @@ fn activation(json: Object<'_>, family: &Family) -> Result<Activation, ConfigErr
     })
 }
 
-fn mlp_size(json: Object<'_>, family: &Family, key: &'static str) -> Result<usize, ConfigError> {
-    let size = json.required(key, json.usize(key))?;
+fn mlp_size(
+    json: Object<'_>,
+    family: &Family,
+    key: &'static str,
+    hidden_size: usize,
+) -> Result<usize, ConfigError> {
+    let size = match json.usize(key)? {
+        // Blocks without a gate are four times as wide as the residual stream unless a file says otherwise.
+        None if !family.graph.gated => 4 * hidden_size.min(super::MAX_WIDTH),
+        size => json.required(key, Ok(size))?,
+    };
     if !family.graph.halved_mlp {
         return Ok(size);
     }

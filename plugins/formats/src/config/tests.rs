@@ -118,6 +118,8 @@ fn both_layouts_of_rope_are_read() {
     check(json!({"rope_theta": 500000, "rope_scaling": llama3_json()}), 5e5, llama3());
     check(json!({"rope_parameters": unified}), 5e5, llama3());
     check(json!({"rope_theta": 7, "rope_parameters": unified}), 5e5, llama3());
+    // The contents of the new key under the old one.
+    check(json!({"rope_theta": 7, "rope_scaling": unified}), 5e5, llama3());
     check(json!({"rope_theta": 7, "rope_parameters": {"rope_type": "default"}}), 7.0, RopeScaling::None);
     check(json!({"rope_scaling": {}}), 1e4, RopeScaling::None);
     let linear = || RopeScaling::Linear { factor: 2.0 };
@@ -144,7 +146,6 @@ fn other_ropes_are_refused_by_key() {
     };
     llama3("low_freq_factor", json!(4), "high_freq_factor is 4, expected above low_freq_factor = 4");
     let original = "original_max_position_embeddings";
-    llama3(original, json!(null), "rope_scaling.original_max_position_embeddings is missing");
     llama3(original, json!(0), "original_max_position_embeddings is 0");
     llama3(original, json!(8.0), "original_max_position_embeddings is 8.0, expected a whole number");
     let both = json!({"rope_parameters": llama3_json(), "rope_scaling": {"type": "default"}});

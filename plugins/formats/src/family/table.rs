@@ -207,6 +207,7 @@ pub const FAMILIES: &[Family] = &[
     },
     further::STABLELM,
     further::STARCODER2,
+    further::FALCON,
     further::SMOLLM3,
     further::MINISTRAL,
     further::OLMO2,

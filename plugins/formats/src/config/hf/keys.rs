@@ -14,7 +14,11 @@ pub(super) const CONTEXT: &[&str] =
 pub(super) const THETA: &[&str] = &["rope_theta", "rotary_emb_base"];
 pub(super) const ROTARY_SHARE: &[&str] = &["partial_rotary_factor", "rotary_pct", "rope_pct"];
 pub(super) const HEAD_DIM: &[&str] = &["head_dim", "kv_channels"];
-pub(super) const ACTIVATION: &[&str] = &["hidden_act", "hidden_activation", "activation_function"];
+pub(super) const ACTIVATION: &[&str] =
+    &["hidden_act", "hidden_activation", "activation_function", "activation"];
+pub(super) const LAYERS: &[&str] = &["num_hidden_layers", "n_layer"];
+pub(super) const HEADS: &[&str] = &["num_attention_heads", "n_head"];
+pub(super) const MLP_SIZE: &[&str] = &["intermediate_size", "ffn_hidden_size"];
 pub(super) const EXPERTS: &[&str] = &["num_local_experts", "num_experts"];
 pub(super) const EXPERT_SIZE: &[&str] = &["moe_intermediate_size", "intermediate_size"];
 /// The first of these has a gate, the second has none.
@@ -30,12 +34,15 @@ const COMMON: &str = r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, 
 ///
 /// Any other value belongs to a feature that is not implemented, and leaving it out would give other numbers
 /// without a word.
-const NEUTRAL: [(&str, &[&str]); 17] = [
+const NEUTRAL: [(&str, &[&str]); 20] = [
     ("qk_layernorm", &["false"]),
     ("use_qk_norm", &["false"]),
     ("use_embedding_layer_norm", &["false"]),
     ("clip_qkv", &[]),
     ("alibi", &["false"]),
+    ("new_decoder_architecture", &["false"]),
+    ("parallel_attn", &["true"]),
+    ("multi_query", &["true"]),
     ("is_causal", &["true"]),
     ("use_bidirectional_attention", &["false"]),
     ("add_cross_attention", &["false"]),

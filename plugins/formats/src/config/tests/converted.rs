@@ -109,7 +109,7 @@ fn every_family_survives_conversion() {
         }
         checked += 1;
     }
-    assert_eq!(checked, 26);
+    assert_eq!(checked, 27);
 }
 
 impl ModelConfig {

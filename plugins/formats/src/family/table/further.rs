@@ -62,6 +62,42 @@ pub(super) const STARCODER2: Family = Family {
     gguf: UNPERMUTED,
 };
 
+pub(super) const FALCON: Family = Family {
+    name: "falcon",
+    description: "Falcon 7B",
+    hf_model_types: &["falcon", "RefinedWebModel"],
+    hf_architectures: &["FalconForCausalLM", "RWForCausalLM"],
+    gguf_architectures: &["falcon"],
+    graph: Graph {
+        norm: NormKind::Layer,
+        norm_bias: true,
+        block: BlockShape { mlp_norm: false, parallel: true, ..PRE_NORM },
+        gated: false,
+        activation: Activation::GeluErf,
+        ..LLAMA.graph
+    },
+    hf: Checkpoint {
+        // One key head for all: `multi_query` is its default, and other values are refused.
+        defaults: r#"{"num_key_value_heads": 1, "layer_norm_epsilon": 1e-5, "activation": "gelu",
+            "tie_word_embeddings": true}"#,
+        layers: "transformer.h",
+        names: &[
+            (Role::TokenEmbedding, "transformer.word_embeddings"),
+            (Role::OutputNorm, "transformer.ln_f"),
+            (Role::Qkv, "self_attention.query_key_value"),
+            (Role::O, "self_attention.dense"),
+            (Role::Up, "mlp.dense_h_to_4h"),
+            (Role::Down, "mlp.dense_4h_to_h"),
+        ],
+        fused_qkv: true,
+        qkv_bias: Flag::Key("bias"),
+        attn_out_bias: Flag::Key("bias"),
+        mlp_bias: Flag::Key("bias"),
+        ..LLAMA.hf
+    },
+    gguf: UNPERMUTED,
+};
+
 pub(super) const SMOLLM3: Family = Family {
     name: "smollm3",
     description: "SmolLM3",
