@@ -268,6 +268,18 @@ mod tests {
     }
 
     #[test]
+    fn the_document_lists_every_family() {
+        let document = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/models.md");
+        let document = std::fs::read_to_string(document).expect("docs/models.md");
+        for family in FAMILIES.iter().chain(long_tail()) {
+            let row = document.lines().find(|line| line.starts_with(&format!("| {} |", family.name)));
+            let row = row.unwrap_or_else(|| panic!("{} has no row", family.name));
+            let names = family.hf_model_types.iter().take(1).chain(family.gguf_architectures);
+            names.for_each(|name| assert!(row.contains(&format!("`{name}`")), "{name} is not in {row}"));
+        }
+    }
+
+    #[test]
     fn defaults_are_json_objects() {
         for family in long_tail::all() {
             assert!(crate::json::parse(family.hf.defaults).is_ok(), "{}", family.name);
