@@ -93,6 +93,8 @@ async fn serve(
     files: ModelFiles,
 ) -> Result<Exit, Error> {
     let (listener, address) = listen(&config).await?;
+    // From here on people know that the server is there, and may stop it.
+    let mut signals = Signals::hear();
     tracing::info!("listening on http://{address}");
     let models = Arc::new(Models::default());
     let name = config.model_name.clone().unwrap_or_else(|| models::name_of(&path, &files.source));
@@ -111,7 +113,7 @@ async fn serve(
     let source = ready.files.source.clone();
     let tell = ready.teller(failed);
     let engine = models::start(opened.clone(), source, plan, config.queue, app.metrics.engine.clone(), tell)?;
-    let outcome = answer(listener, &app, &config, load_failed).await;
+    let outcome = answer(listener, &app, &config, &mut signals, load_failed).await;
     if ended(engine).await {
         opened.shutdown();
     }
@@ -185,6 +187,7 @@ async fn answer(
     listener: TcpListener,
     app: &Arc<App>,
     config: &ServeConfig,
+    signals: &mut Signals,
     mut load_failed: oneshot::Receiver<ModelError>,
 ) -> Result<Exit, ModelError> {
     let (stop, stopped) = oneshot::channel::<()>();
@@ -199,7 +202,7 @@ async fn answer(
             server.abort();
             return Err(error);
         }
-        () = signal() => {}
+        () = signals.next() => {}
     }
     app.drain();
     tracing::info!(
@@ -211,7 +214,7 @@ async fn answer(
     let cut_off = tokio::select! {
         _ = &mut server => None,
         () = tokio::time::sleep(config.drain_timeout) => Some("the drain timeout is over"),
-        () = signal() => Some("a second signal came"),
+        () = signals.next() => Some("a second signal came"),
     };
     for model in app.models.ready() {
         model.engine.abort();
@@ -225,21 +228,40 @@ async fn answer(
     Ok(Exit::Done)
 }
 
-/// SIGTERM or SIGINT.
-async fn signal() {
+/// SIGTERM and SIGINT, heard from the moment this exists; until then they end the process as they do any.
+struct Signals {
     #[cfg(unix)]
-    {
+    streams: Option<[tokio::signal::unix::Signal; 2]>,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    fn hear() -> Self {
         use tokio::signal::unix::{SignalKind, signal};
-        let streams = signal(SignalKind::terminate()).and_then(|t| Ok((t, signal(SignalKind::interrupt())?)));
-        if let Ok((mut terminate, mut interrupt)) = streams {
+        let terminate = signal(SignalKind::terminate());
+        let streams = terminate.and_then(|terminate| Ok([terminate, signal(SignalKind::interrupt())?]));
+        if let Err(error) = &streams {
+            tracing::error!("signals cannot be heard, stop the server with SIGKILL: {error}");
+        }
+        Signals { streams: streams.ok() }
+    }
+
+    #[cfg(not(unix))]
+    fn hear() -> Self {
+        Signals {}
+    }
+
+    /// Waits for the next one.
+    async fn next(&mut self) {
+        #[cfg(unix)]
+        if let Some([terminate, interrupt]) = &mut self.streams {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
             return;
         }
-        tracing::error!("signals cannot be heard; stop the server with SIGKILL");
-        std::future::pending::<()>().await;
-    }
-    #[cfg(not(unix))]
-    if tokio::signal::ctrl_c().await.is_err() {
+        #[cfg(not(unix))]
+        if tokio::signal::ctrl_c().await.is_ok() {
+            return;
+        }
         std::future::pending::<()>().await;
     }
 }
