@@ -1,7 +1,7 @@
 //! Which model families exist, and how a file is recognised as one of them.
 //!
 //! A family is data: the names it goes by, the parts of its computation graph that no file states,
-//! and how its checkpoints lay tensors out. The rows are in [`table`]; a new family is a new row. Detection
+//! and how its checkpoints lay tensors out. The rows are in `table`; a new family is a new row. Detection
 //! happens on names alone, before any weight is looked at.
 
 pub(crate) mod long_tail;
