@@ -188,11 +188,7 @@ impl Model for DeepSeek {
     }
 }
 
-struct Mamba {
-    model: Arc<mamba::Model>,
-    state: mamba::State,
-    device: Device,
-}
+struct Mamba;
 
 impl Mamba {
     fn recipe(settings: &Settings, vars: Vars, _: usize) -> Result<Recipe> {
@@ -206,34 +202,17 @@ impl Mamba {
         let inner = 2 * config.d_model;
         let state_bytes = (config.n_layer * inner * (16 + 4) * DType::F32.size_in_bytes()) as u64;
         let device = vars.device().clone();
-        let model = Arc::new(mamba::Model::new(&config, vars.pp("backbone"))?);
+        let model = mamba::Model::new(&config, vars.pp("backbone"))?;
+        let step: Step<mamba::State> = Arc::new(move |token, state| model.forward(token, state));
         let open = move || -> Result<Box<dyn Model>> {
             let state = mamba::State::new(1, &config, DType::F32, &device)?;
-            Ok(Box::new(Mamba { model: model.clone(), state, device: device.clone() }))
+            Ok(Box::new(Stepwise { state, step: step.clone(), device: device.clone() }))
         };
         Ok(Recipe { open: Box::new(open), instance_bytes: state_bytes })
     }
 }
 
-impl Model for Mamba {
-    fn forward(&mut self, tokens: &[u32], _: usize) -> Result<Tensor> {
-        let mut logits = None;
-        for token in tokens {
-            logits = Some(self.model.forward(&Tensor::new(&[*token], &self.device)?, &mut self.state)?);
-        }
-        logits.ok_or_else(|| Error::msg("no tokens"))
-    }
-
-    fn forgotten(self: Box<Self>) -> Option<Box<dyn Model>> {
-        None
-    }
-}
-
-struct Mamba2 {
-    model: Arc<mamba2::Model>,
-    state: mamba2::State,
-    device: Device,
-}
+struct Mamba2;
 
 impl Mamba2 {
     fn recipe(settings: &Settings, vars: Vars, _: usize) -> Result<Recipe> {
@@ -251,20 +230,31 @@ impl Mamba2 {
         let values = inner * config.d_state + (inner + 2 * config.ngroups * config.d_state) * 4;
         let state_bytes = (config.n_layer * values * DType::F32.size_in_bytes()) as u64;
         let device = vars.device().clone();
-        let model = Arc::new(mamba2::Model::new(&config, vars.pp("backbone"))?);
+        let model = mamba2::Model::new(&config, vars.pp("backbone"))?;
+        let step: Step<mamba2::State> = Arc::new(move |token, state| model.forward(token, state));
         let open = move || -> Result<Box<dyn Model>> {
             let state = mamba2::State::new(1, &config, DType::F32, &device)?;
-            Ok(Box::new(Mamba2 { model: model.clone(), state, device: device.clone() }))
+            Ok(Box::new(Stepwise { state, step: step.clone(), device: device.clone() }))
         };
         Ok(Recipe { open: Box::new(open), instance_bytes: state_bytes })
     }
 }
 
-impl Model for Mamba2 {
+/// A model that takes one token at a time and has its state apart.
+struct Stepwise<S> {
+    state: S,
+    step: Step<S>,
+    device: Device,
+}
+
+/// From one token (`[1]`) and the state to logits.
+type Step<S> = Arc<dyn Fn(&Tensor, &mut S) -> Result<Tensor> + Send + Sync>;
+
+impl<S: Send> Model for Stepwise<S> {
     fn forward(&mut self, tokens: &[u32], _: usize) -> Result<Tensor> {
         let mut logits = None;
         for token in tokens {
-            logits = Some(self.model.forward(&Tensor::new(&[*token], &self.device)?, &mut self.state)?);
+            logits = Some((self.step)(&Tensor::new(&[*token], &self.device)?, &mut self.state)?);
         }
         logits.ok_or_else(|| Error::msg("no tokens"))
     }
