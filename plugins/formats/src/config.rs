@@ -11,6 +11,7 @@ pub use gguf::from_gguf;
 pub use hf::{from_hf_json, from_hf_json_with, long_tail_settings};
 pub(crate) use hf::{only_yarn, time_step_rank, unlimited_step};
 
+use crate::family::Positions;
 use crate::tensors::{self, Role, Slot};
 use crate::{ConfigError, Family, Format};
 
@@ -410,6 +411,27 @@ impl Ropes {
             return Self { all: vec![full], sliding: 0 };
         }
         Self { all: vec![full, sliding], sliding: 1 }
+    }
+
+    /// Puts together what is known of each layer. `turned`: whether one rotates, where that does not follow from
+    /// windows; `moe`: whether it is a mixture of experts.
+    fn layers(
+        &self,
+        rule: Positions,
+        windows: Vec<Option<usize>>,
+        turned: impl Fn(usize) -> bool,
+        moe: impl Fn(usize) -> bool,
+    ) -> Vec<Layer> {
+        let windowed = windows.iter().any(Option::is_some);
+        let layer = |(at, window): (usize, Option<usize>)| {
+            let turned = match rule {
+                Positions::Windowed => window.is_some() || !windowed,
+                _ => turned(at),
+            };
+            let rope = if window.is_some() { self.sliding } else { 0 };
+            Layer { window, rope: turned.then_some(rope), moe: moe(at) }
+        };
+        windows.into_iter().enumerate().map(layer).collect()
     }
 
     /// Those that some layer uses.

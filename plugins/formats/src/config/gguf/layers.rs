@@ -12,20 +12,13 @@ const PATTERN: &str = "attention.sliding_window_pattern";
 
 impl Section<'_> {
     pub fn layers(&self, count: usize, experts: bool, ropes: &Ropes) -> Result<Vec<Layer>, ConfigError> {
-        let windows = self.windows(count)?;
-        let windowed = windows.iter().any(Option::is_some);
-        let layer = |at: usize| {
-            let window = windows[at];
-            let turned = match self.family.graph.positions {
-                Positions::Same | Positions::Local => true,
-                Positions::Windowed => window.is_some() || !windowed,
-                Positions::Interval(interval) => !(at + 1).is_multiple_of(interval),
-            };
-            let rope = if window.is_some() { ropes.sliding } else { 0 };
-            let moe = experts && self.shape(Role::Up, at).is_none();
-            Layer { window, rope: turned.then_some(rope), moe }
+        let rule = self.family.graph.positions;
+        let turned = |at: usize| match rule {
+            Positions::Interval(interval) => !(at + 1).is_multiple_of(interval),
+            _ => true,
         };
-        Ok((0..count).map(layer).collect())
+        let moe = |at| experts && self.shape(Role::Up, at).is_none();
+        Ok(ropes.layers(rule, self.windows(count)?, turned, moe))
     }
 
     /// The window of each layer.

@@ -15,17 +15,7 @@ pub(super) fn read(
     let experts = experts(json, count)?;
     let positions = positions(json, family, count)?;
     let windows = windows(json, family, count, &positions)?;
-    let windowed = windows.iter().any(Option::is_some);
-    let layer = |at: usize| {
-        let window = windows[at];
-        let rope = if window.is_some() { ropes.sliding } else { 0 };
-        let turned = match family.graph.positions {
-            Positions::Windowed => window.is_some() || !windowed,
-            _ => positions[at],
-        };
-        Layer { window, rope: turned.then_some(rope), moe: experts[at] }
-    };
-    Ok((0..count).map(layer).collect())
+    Ok(ropes.layers(family.graph.positions, windows, |at| positions[at], |at| experts[at]))
 }
 
 /// The window of each layer.
