@@ -16,7 +16,7 @@ use sconce_formats::{ModelSource, config, model};
 
 use crate::cli::InspectArgs;
 use crate::error::{Error, Exit, ModelError};
-use crate::models::{self, ModelFiles};
+use crate::models::{self, ModelFiles, Replacements};
 use report::{Known, Report};
 
 /// Inspects and prints. A model that would not load is an error, after everything known about it is printed.
@@ -48,7 +48,7 @@ fn inspect(path: &Path, args: &InspectArgs) -> (Report, Option<ModelError>) {
         }
     };
     report.model = Some(shape::of_header(&header, args.ctx));
-    let opened = ModelFiles::open(path);
+    let opened = ModelFiles::of(&header, &Replacements::default());
     report.text = Some(words::of(&header, opened.as_ref().ok()));
     let memory = memory::of(&header, args);
     let stops = opened.err().or_else(|| too_large(&memory));

@@ -156,9 +156,12 @@ fn template(
         Some(files) => files.template.as_ref().err().map(reason),
         None => own.and_then(ChatTemplate::new).as_ref().err().map(reason),
     };
-    let built_in = tokenizer.and_then(|it| fallback_template(header.config.family.name, it));
+    let built_in = match opened {
+        Some(files) => files.built_in_template,
+        None => tokenizer.and_then(|it| Some(fallback_template(header.config.family.name, it)?.0)),
+    };
     let (source, names) = match built_in {
-        Some((name, _)) if names.is_empty() => ("built-in", vec![name.to_owned()]),
+        Some(name) if names.is_empty() => ("built-in", vec![name.to_owned()]),
         _ => (template_file(header), names),
     };
     match failed {

@@ -50,20 +50,24 @@ impl ModelFiles {
 
     /// As [`ModelFiles::open`], with some of it from elsewhere.
     pub fn open_with(path: &Path, given: &Replacements) -> Result<Self, ModelError> {
-        let header = model::open_path(path)?;
+        Self::of(&model::open_path(path)?, given)
+    }
+
+    /// As [`ModelFiles::open_with`], of a model whose header has been read.
+    pub fn of(header: &ModelHeader, given: &Replacements) -> Result<Self, ModelError> {
         let tokenizer = match &given.tokenizer {
-            Some(path) => replacement(path, &header, given.gguf_pre.as_deref()),
-            None => tokenizer(&header, given.gguf_pre.as_deref()),
+            Some(path) => replacement(path, header, given.gguf_pre.as_deref()),
+            None => tokenizer(header, given.gguf_pre.as_deref()),
         };
         let tokenizer = tokenizer.map_err(TextError::from)?;
         tokenizer.fits(header.config.vocab_size).map_err(TextError::from)?;
-        let mut defaults = GenerationDefaults::open(&header)?;
+        let mut defaults = GenerationDefaults::open(header)?;
         // Without any end id a reply would run to the limit; the tokenizer may know one.
         let more: Vec<u32> =
             tokenizer.ends().iter().filter(|id| !defaults.eos.contains(id)).copied().collect();
         defaults.eos.extend(more);
         tracing::debug!("a reply ends at {}", named(&defaults.eos, &tokenizer));
-        let template = template_source(&header, &tokenizer, given)
+        let template = template_source(header, &tokenizer, given)
             .and_then(|(source, built_in)| Ok((ChatTemplate::new(source)?, built_in)));
         let (template, built_in_template) = match (template, &given.chat_template) {
             (Ok((template, built_in)), _) => (Ok(template), built_in),
@@ -73,7 +77,7 @@ impl ModelFiles {
         };
         Ok(ModelFiles {
             stop_ids: defaults.eos.as_slice().into(),
-            source: header.source,
+            source: header.source.clone(),
             tokenizer: Arc::new(tokenizer),
             template,
             built_in_template,
