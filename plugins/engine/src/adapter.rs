@@ -14,15 +14,14 @@ pub(crate) use load::{kv_bytes_per_token, load, weights_bytes};
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
-use candle_core::{DType, Tensor};
 use sconce_plugin_api::sdk::codes::{caps, want};
 use sconce_plugin_api::sdk::{
     self, Batch, Chunk, Executor, ForwardStats, ModelInfo, Outputs, Reserve, Sequences,
 };
 
 use crate::error::{EngineError, Result};
+use crate::executor::copy;
 use crate::stats::Counters;
 use models::{Model, Recipe};
 
@@ -196,16 +195,6 @@ fn run<'a>(
     Ok(written)
 }
 
-fn copy(row: &Tensor, to: &mut [f32]) -> Result<()> {
-    let values = row.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-    if values.len() != to.len() {
-        let message = format!("a row has {} logits instead of {}", values.len(), to.len());
-        return Err(candle_core::Error::msg(message).into());
-    }
-    to.copy_from_slice(&values);
-    Ok(())
-}
-
 fn refuse<T>(what: &str) -> sdk::Result<T> {
     Err(sdk::Error::unsupported(format!("{what}, since this family runs through candle-transformers")))
 }
@@ -245,12 +234,11 @@ impl Executor for AdapterExecutor {
     }
 
     fn forward(&mut self, batch: &Batch<'_>, out: &mut Outputs<'_>) -> sdk::Result<ForwardStats> {
-        let started = Instant::now();
-        let rows = self.append(batch, out);
-        let ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let rows = self.answer(rows)?;
-        self.counters.count(batch, ns);
-        Ok(ForwardStats { rows: rows as u32, tokens: batch.tokens.len() as u32, ns, ..Default::default() })
+        let counters = self.counters.clone();
+        counters.timed(batch, || {
+            let rows = self.append(batch, out);
+            self.answer(rows)
+        })
     }
 
     fn warmup(&mut self, max_tokens: u32) -> sdk::Result<()> {

@@ -9,7 +9,6 @@ pub use any::AnyExecutor;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use candle_core::{DType, Tensor};
 use sconce_plugin_api::abi_stable::std_types::RVec;
@@ -165,12 +164,11 @@ impl Executor for EngineExecutor {
     }
 
     fn forward(&mut self, batch: &Batch<'_>, out: &mut Outputs<'_>) -> sdk::Result<ForwardStats> {
-        let started = Instant::now();
-        let rows = self.append(batch, out);
-        let ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let rows = self.answer(rows)?;
-        self.counters.count(batch, ns);
-        Ok(ForwardStats { rows: rows as u32, tokens: batch.tokens.len() as u32, ns, ..Default::default() })
+        let counters = self.counters.clone();
+        counters.timed(batch, || {
+            let rows = self.append(batch, out);
+            self.answer(rows)
+        })
     }
 
     fn warmup(&mut self, max_tokens: u32) -> sdk::Result<()> {
@@ -202,8 +200,13 @@ fn write(rows: &Rows, batch: &Batch<'_>, out: &mut Outputs<'_>) -> Result<()> {
     copy(&rows.hidden.index_select(&at, 0)?, out.hidden)
 }
 
-fn copy(from: &Tensor, to: &mut [f32]) -> Result<()> {
+/// Copies rows into the host's buffer, which is as long as they are if the model is what it says.
+pub(crate) fn copy(from: &Tensor, to: &mut [f32]) -> Result<()> {
     let values = from.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    if values.len() != to.len() {
+        let message = format!("the rows have {} values instead of {}", values.len(), to.len());
+        return Err(candle_core::Error::msg(message).into());
+    }
     to.copy_from_slice(&values);
     Ok(())
 }

@@ -196,18 +196,19 @@ pub(crate) fn device_bytes((slot, entry): (Slot, &TensorEntry), types: Types) ->
     }
 }
 
-/// Refuses weights that cannot fit before reading them for minutes.
 fn check_weights_fit(target: &Target, header: &ModelHeader, types: Types) -> Result<()> {
     let on_host = target.device.is_cpu();
     let sizes = header.loaded().map(|tensor| device_bytes(tensor, types));
-    let need_bytes: u64 = sizes.filter(|(_, allocated)| *allocated || !on_host).map(|(bytes, _)| bytes).sum();
+    let need_bytes = sizes.filter(|(_, allocated)| *allocated || !on_host).map(|(bytes, _)| bytes).sum();
+    check_fits(target, need_bytes, "use a quantised version of the model, a smaller model or more memory")
+}
+
+/// Refuses weights that cannot fit before reading them for minutes.
+pub(crate) fn check_fits(target: &Target, need_bytes: u64, fix: &'static str) -> Result<()> {
     match (target.free_memory)() {
-        Some(free_bytes) if need_bytes > free_bytes => Err(EngineError::OutOfMemory {
-            what: "the model's weights",
-            need_bytes,
-            free_bytes,
-            fix: "use a quantised version of the model, a smaller model or more memory",
-        }),
+        Some(free_bytes) if need_bytes > free_bytes => {
+            Err(EngineError::OutOfMemory { what: "the model's weights", need_bytes, free_bytes, fix })
+        }
         _ => Ok(()),
     }
 }

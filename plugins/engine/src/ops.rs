@@ -9,7 +9,6 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 use candle_nn::ops as nn;
-use sconce_formats::config::NormKind;
 use sconce_formats::{Activation, RopeLayout};
 
 use crate::matrix::Linear;
@@ -38,17 +37,25 @@ pub struct Scoring {
     pub window: Option<usize>,
 }
 
-/// A norm over the last axis.
+/// A norm over the last axis. `weight` and `bias`: `[n]`; `epsilon` is added to the mean square or variance.
 #[derive(Debug, Clone)]
-pub struct Norm {
-    /// What is computed.
-    pub kind: NormKind,
-    /// `[n]`.
-    pub weight: Tensor,
-    /// `[n]`, zeros where the model has none; layer norms only.
-    pub bias: Option<Tensor>,
-    /// Added to the mean square or variance.
-    pub epsilon: f64,
+pub enum Norm {
+    /// `x / rms(x) * weight`.
+    Rms {
+        /// See above.
+        weight: Tensor,
+        /// See above.
+        epsilon: f64,
+    },
+    /// `(x - mean(x)) / std(x) * weight + bias`.
+    Layer {
+        /// See above.
+        weight: Tensor,
+        /// Zeros where the model has none.
+        bias: Tensor,
+        /// See above.
+        epsilon: f64,
+    },
 }
 
 /// The hot operations of a decoder. Activations are `[tokens, ...]` over a flat, ragged token axis.
@@ -74,14 +81,11 @@ pub trait Ops: Send + Sync {
     /// # Errors
     /// A failing device.
     fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
-        match (norm.kind, &norm.bias) {
-            (NormKind::Rms, _) => nn::rms_norm(x, &norm.weight, norm.epsilon as f32),
+        match norm {
+            Norm::Rms { weight, epsilon } => nn::rms_norm(x, weight, *epsilon as f32),
             // candle's fused kernel takes the difference of two large squares, which costs digits where the
             // mean is far from zero.
-            (NormKind::Layer, Some(bias)) => nn::layer_norm_slow(x, &norm.weight, bias, norm.epsilon as f32),
-            (NormKind::Layer, None) => {
-                nn::layer_norm_slow(x, &norm.weight, &norm.weight.zeros_like()?, norm.epsilon as f32)
-            }
+            Norm::Layer { weight, bias, epsilon } => nn::layer_norm_slow(x, weight, bias, *epsilon as f32),
         }
     }
 

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
-use sconce_plugin_api::sdk::{Batch, Metric, Stats};
+use sconce_plugin_api::sdk::{self, Batch, ForwardStats, Metric, Stats};
 
 /// The counters; the executor writes them, [`Stats`] reads them.
 #[derive(Default)]
@@ -18,8 +19,20 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Adds a step that took `ns`.
-    pub(crate) fn count(&self, batch: &Batch<'_>, ns: u64) {
+    /// Runs a step that answers how many rows it wrote, and counts it if it succeeds.
+    pub(crate) fn timed(
+        &self,
+        batch: &Batch<'_>,
+        step: impl FnOnce() -> sdk::Result<usize>,
+    ) -> sdk::Result<ForwardStats> {
+        let started = Instant::now();
+        let rows = step()?;
+        let ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.count(batch, ns);
+        Ok(ForwardStats { rows: rows as u32, tokens: batch.tokens.len() as u32, ns, ..Default::default() })
+    }
+
+    fn count(&self, batch: &Batch<'_>, ns: u64) {
         let add = |counter: &AtomicU64, value: u64| counter.fetch_add(value, Ordering::Relaxed);
         for chunk in batch.chunks {
             let decoding = chunk.len == 1 && chunk.pos > 0;

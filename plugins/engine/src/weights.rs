@@ -122,17 +122,18 @@ impl<'a> Weights<'a> {
         let norm = self.header.config.norm;
         let Some(weight) = self.vector(slot)? else { return Ok(None) };
         let weight = if norm.offset == 0.0 { weight } else { (weight + norm.offset)? };
+        let epsilon = norm.epsilon;
         // Norms of queries and keys are RMS norms in every family.
-        let of_heads = matches!(role, Role::QNorm | Role::KNorm);
-        let kind = if of_heads { NormKind::Rms } else { norm.kind };
-        Ok(Some(Norm { kind, weight, bias: self.vector(slot.bias())?, epsilon: norm.epsilon }))
+        if norm.kind == NormKind::Rms || matches!(role, Role::QNorm | Role::KNorm) {
+            return Ok(Some(Norm::Rms { weight, epsilon }));
+        }
+        let bias = self.vector(slot.bias())?.map_or_else(|| weight.zeros_like(), Ok)?;
+        Ok(Some(Norm::Layer { weight, bias, epsilon }))
     }
 
     /// A norm that every family has.
     pub fn required_norm(&mut self, role: Role, layer: usize) -> Result<Norm> {
-        let name = || Slot::weight(role, layer).place(&self.header.config, self.header.source.format).name;
-        let name = name();
-        self.norm(role, layer)?.ok_or(EngineError::MissingTensor { name })
+        self.norm(role, layer)?.ok_or_else(|| self.missing(Slot::weight(role, layer)))
     }
 
     /// Whether the file has an output projection of its own although the configuration says that it is the embedding.
@@ -177,10 +178,7 @@ impl<'a> Weights<'a> {
     }
 
     fn matrix_at(&mut self, slot: Slot) -> Result<Matrix> {
-        let Some((entry, name)) = self.find(slot)? else {
-            let name = slot.place(&self.header.config, self.header.source.format).name;
-            return Err(EngineError::MissingTensor { name });
-        };
+        let (entry, name) = self.find(slot)?.ok_or_else(|| self.missing(slot))?;
         let matrix = match entry.dtype {
             ElementType::Ggml(ty) if !ty.is_float() => self.quantised(&name, &entry, ty)?,
             _ if self.types.packs(slot.role, &entry.shape) => {
@@ -229,6 +227,12 @@ impl<'a> Weights<'a> {
         Ok(Some((entry, place.name)))
     }
 
+    /// A weight that every model has, of a configuration that says it has not.
+    fn missing(&self, slot: Slot) -> EngineError {
+        let name = slot.place(&self.header.config, self.header.source.format).name;
+        EngineError::MissingTensor { name }
+    }
+
     fn values(&self, name: &str, entry: &TensorEntry) -> Result<Vec<f32>> {
         dense::to_f32(&self.files[entry.shard].file, entry).map_err(|error| self.at(error, name, entry))
     }
@@ -247,13 +251,14 @@ impl<'a> Weights<'a> {
     }
 
     fn quantised(&self, name: &str, entry: &TensorEntry, ty: sconce_formats::GgmlType) -> Result<Matrix> {
-        if self.types.expand {
-            return Ok(Matrix::Dense(self.dense(name, entry)?));
-        }
         let file = &self.files[entry.shard];
         let bytes = entry.slice(&file.map).ok_or_else(|| self.truncated(name, entry))?;
         let blocks = mapped::storage(&file.map, bytes, mapped::candle_type(ty));
         let on_host = QTensor::new(QStorage::Cpu(blocks), entry.shape.as_slice())?;
+        if self.types.expand {
+            let dense = on_host.dequantize(&Device::Cpu)?.to_dtype(self.types.compute)?;
+            return Ok(Matrix::Dense(dense.to_device(&self.device)?));
+        }
         self.placed(on_host, mapped::candle_type(ty))
     }
 

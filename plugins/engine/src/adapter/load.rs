@@ -15,7 +15,7 @@ use super::models::{FAMILIES, Family, Recipe, Settings};
 use super::weights::{Store, Tensors};
 use super::{AdapterExecutor, CAPS, Limits};
 use crate::error::{EngineError, Result};
-use crate::load::context;
+use crate::load::{check_fits, context};
 use crate::stats::{Counters, EngineStats};
 use crate::target::{DenseAs, Target, Types};
 use crate::weights::{Weights, report};
@@ -51,7 +51,8 @@ pub(crate) fn load(
         });
     }
     let settings = settings(header, overrides)?;
-    check_weights_fit(target, header)?;
+    // There is no quantised version to turn to: these families come from safetensors only.
+    check_fits(target, weights_bytes(header), "use a smaller model or more memory")?;
     let context = longest(family, request, header);
     let recipe = recipe(family, target, header, &settings, context, progress)?;
     let limits = limits(target, request, header, &recipe, context)?;
@@ -90,19 +91,6 @@ fn longest(family: &Family, request: &LoadRequest, header: &ModelHeader) -> usiz
 /// Bytes the weights take.
 pub(crate) fn weights_bytes(header: &ModelHeader) -> u64 {
     header.parameters() * COMPUTE.compute.size_in_bytes() as u64
-}
-
-fn check_weights_fit(target: &Target, header: &ModelHeader) -> Result<()> {
-    let need_bytes = weights_bytes(header);
-    match (target.free_memory)() {
-        Some(free_bytes) if need_bytes > free_bytes => Err(EngineError::OutOfMemory {
-            what: "the model's weights",
-            need_bytes,
-            free_bytes,
-            fix: "use a smaller model or more memory",
-        }),
-        _ => Ok(()),
-    }
 }
 
 fn recipe(

@@ -1,5 +1,6 @@
 use std::path::Path;
 
+use candle_core::DType;
 use sconce_plugin_api::sdk::{Code, Progress};
 use serde_json::Map;
 
