@@ -9,7 +9,7 @@ use crate::cli::BenchArgs;
 use crate::error::{Error, Exit};
 use crate::executor::{ExecError, Executor, SeqId, Step, Want};
 use crate::models::{self, MAX_BATCH_TOKENS, ModelFiles};
-use crate::registry::select;
+use crate::registry::select_one;
 
 /// Tokens before those that are generated.
 const SHORT_PROMPT: u32 = 16;
@@ -39,7 +39,7 @@ struct Row {
 
 /// Measures and prints.
 pub fn run(args: &BenchArgs) -> Result<Exit, Error> {
-    let choice = select(&args.engine)?;
+    let choice = select_one(&args.engine.select)?;
     let path = args.model.clone().map_or_else(models::demo_model, Ok)?;
     let in_model = |source| Error::model(&path, source);
     let files = ModelFiles::open(&path).map_err(in_model)?;

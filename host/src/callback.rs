@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::config::Worker;
 use crate::executor::ModelFacts;
-use crate::http::BackendFacts;
+use crate::standing::BackendFacts;
 
 /// Waits before each further attempt.
 const RETRY_AFTER: [Duration; 4] =

@@ -1,10 +1,12 @@
 //! What was typed. Each flag has a `SCONCE_` variable; what was meant is `config`'s business.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::models::MAX_BATCH_TOKENS;
+use crate::registry::Policy;
 
 /// Serve language models over HTTP through the backend plugin this machine can use.
 #[derive(Debug, Parser)]
@@ -47,9 +49,18 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Say what a model is and whether it fits this machine, from its headers alone
     Inspect(InspectArgs),
+    /// List plugins and devices, and what became of each
+    Backends(BackendsArgs),
+    /// Say what is used, what is not and why, and how to mend it
+    Doctor(DoctorArgs),
+    /// Say how the backend is chosen: what lost to what, and what would change it
+    Explain(BackendsArgs),
     /// Work with plugin files
     #[command(subcommand)]
     Plugin(PluginCommand),
+    /// Open a plugin in this process and write what is found; a host starts this itself
+    #[command(name = "__probe-plugin", hide = true)]
+    Probe(ProbeArgs),
 }
 
 impl Command {
@@ -59,20 +70,39 @@ impl Command {
             Command::Serve(args) => args.engine.threads,
             Command::Bench(args) => args.engine.threads,
             Command::Verify(args) => args.engine.threads,
-            Command::Inspect(_) | Command::Plugin(PluginCommand::Test(_)) => None,
+            _ => None,
         }
     }
+}
+
+/// Which backend is used, and where plugins come from.
+#[derive(Debug, Clone, Args)]
+pub struct SelectArgs {
+    /// Backend to use: `auto`, or names in order of preference, each with an optional variant and device, such as `cuda:1,cpu`
+    #[arg(long, env = "SCONCE_BACKEND", default_value = "auto", value_name = "NAME[@VARIANT][:DEVICE],…")]
+    pub backend: Policy,
+    /// Accept no backend that computes on the host's processor
+    #[arg(long, env = "SCONCE_REQUIRE_GPU", value_parser = clap::builder::FalseyValueParser::new())]
+    pub require_gpu: bool,
+    /// Further directory to look for plugins in; may be repeated
+    #[arg(long, env = "SCONCE_PLUGIN_DIR", value_name = "DIR", value_delimiter = PATH_LIST)]
+    pub plugin_dir: Vec<PathBuf>,
+    /// Option for the backend; may be repeated
+    #[arg(long, env = "SCONCE_BACKEND_OPT", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub backend_opt: Vec<(String, String)>,
+    /// Probe every plugin anew instead of trusting what earlier starts found
+    #[arg(long, env = "SCONCE_NO_PROBE_CACHE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub no_probe_cache: bool,
+    /// Seconds that a plugin gets to answer when it is probed
+    #[arg(long, env = "SCONCE_PROBE_TIMEOUT", value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub probe_timeout: u64,
 }
 
 /// Which backend, and how a model is loaded onto it.
 #[derive(Debug, Clone, Args)]
 pub struct EngineArgs {
-    /// Backend to use: `auto`, or a plugin's name with an optional device, such as `cpu` or `cuda:1`
-    #[arg(long, env = "SCONCE_BACKEND", default_value = "auto", value_name = "NAME[:DEVICE]")]
-    pub backend: String,
-    /// Further directory to look for plugins in; may be repeated
-    #[arg(long, env = "SCONCE_PLUGIN_DIR", value_name = "DIR", value_delimiter = PATH_LIST)]
-    pub plugin_dir: Vec<PathBuf>,
+    #[command(flatten)]
+    pub select: SelectArgs,
     /// Longest sequence in tokens [default: what the model was trained for]
     #[arg(long, env = "SCONCE_CTX", value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     pub ctx: Option<u32>,
@@ -82,9 +112,6 @@ pub struct EngineArgs {
     /// What a CPU holds weights as that the file stores as plain floats [default: f32, from a billion parameters on q8_0]
     #[arg(long, env = "SCONCE_CPU_WEIGHTS", value_enum, default_value_t = CpuWeights::Auto)]
     pub cpu_weights: CpuWeights,
-    /// Option for the backend; may be repeated
-    #[arg(long, env = "SCONCE_BACKEND_OPT", value_name = "KEY=VALUE", value_parser = key_value)]
-    pub backend_opt: Vec<(String, String)>,
 }
 
 /// Types for weights that a file stores as plain floats.
@@ -108,6 +135,14 @@ impl CpuWeights {
             CpuWeights::Q8_0 => "q8_0",
         }
     }
+}
+
+/// What a fallback leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnFallback {
+    Serve,
+    Warn,
+    Exit,
 }
 
 #[cfg(windows)]
@@ -146,6 +181,9 @@ pub struct ServeArgs {
     /// Requests that may wait; one more is answered 429
     #[arg(long, env = "SCONCE_QUEUE", default_value_t = 256, value_name = "N")]
     pub queue: usize,
+    /// What to do when something less than what was wanted is used: serve without a word, warn, or exit with code 3
+    #[arg(long, env = "SCONCE_ON_FALLBACK", value_enum, default_value_t = OnFallback::Warn)]
+    pub on_fallback: OnFallback,
     /// Seconds that running requests get to finish after SIGTERM
     #[arg(long, env = "SCONCE_DRAIN_TIMEOUT", default_value_t = 30, value_name = "SECONDS")]
     pub drain_timeout: u64,
@@ -239,6 +277,45 @@ pub struct InspectArgs {
     pub json: bool,
 }
 
+#[derive(Debug, Args)]
+pub struct BackendsArgs {
+    #[command(flatten)]
+    pub select: SelectArgs,
+    /// Print JSON instead of lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    pub select: SelectArgs,
+    /// Print JSON instead of lines
+    #[arg(long)]
+    pub json: bool,
+    /// Also write a report for a bug tracker to this file, without names and secrets
+    #[arg(long, value_name = "FILE")]
+    pub bundle: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    /// Where the answer goes
+    #[arg(long)]
+    pub answer: PathBuf,
+    /// Marks lines as this child's
+    #[arg(long)]
+    pub nonce: u64,
+    /// Directory with the models of the answer check
+    #[arg(long)]
+    pub models: PathBuf,
+    /// Option for the plugin
+    #[arg(long, value_parser = key_value)]
+    pub option: Vec<(String, String)>,
+    /// The plugin's library file
+    pub file: PathBuf,
+}
+
 /// What weights become when they are loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum WeightType {
@@ -275,6 +352,18 @@ pub struct PluginTestArgs {
     /// Also write the JSON report to this file
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+}
+
+/// The variables that set flags, which are ours and no plugin's.
+pub fn variables() -> HashSet<String> {
+    fn of(command: &clap::Command, all: &mut HashSet<String>) {
+        let named = command.get_arguments().filter_map(|arg| arg.get_env());
+        all.extend(named.map(|name| name.to_string_lossy().into_owned()));
+        command.get_subcommands().for_each(|command| of(command, all));
+    }
+    let mut all = HashSet::new();
+    of(&<Cli as clap::CommandFactory>::command(), &mut all);
+    all
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cli::{EngineArgs, ServeArgs};
+use crate::cli::{EngineArgs, OnFallback, ServeArgs};
 use crate::error::Error;
 use crate::models::Replacements;
 
@@ -17,6 +17,7 @@ pub struct ServeConfig {
     pub engine: EngineArgs,
     pub max_sequences: u32,
     pub queue: usize,
+    pub on_fallback: OnFallback,
     pub drain_timeout: Duration,
     pub worker: Option<Worker>,
 }
@@ -50,6 +51,7 @@ impl ServeConfig {
             engine: args.engine,
             max_sequences: args.max_sequences,
             queue: args.queue,
+            on_fallback: args.on_fallback,
             drain_timeout: Duration::from_secs(args.drain_timeout),
             worker,
         })

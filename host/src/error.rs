@@ -34,7 +34,7 @@ pub enum Error {
     #[error("no usable backend")]
     NoBackend { considered: Vec<String>, searched: Vec<PathBuf> },
     #[error("cannot use backend `{asked}`")]
-    Backend { asked: String, cause: String, others: Vec<String> },
+    Backend { asked: String, cause: String, fix: String },
     #[error("cannot open plugin {}", path.display())]
     PluginFile {
         path: PathBuf,
@@ -144,19 +144,13 @@ impl Error {
             Error::LogFilter { .. } => {
                 "use a level (`info`) or targets with levels (`sconce=debug,warn`)".into()
             }
-            Error::Usage { fix, .. } => fix.clone(),
+            Error::Usage { fix, .. } | Error::Backend { fix, .. } => fix.clone(),
             Error::NoBackend { searched, .. } => {
                 let dirs: Vec<String> = searched.iter().map(|dir| dir.display().to_string()).collect();
                 format!(
                     "put a plugin (libsconce_*) into one of: {}; or name its place with --plugin-dir",
                     dirs.join(", ")
                 )
-            }
-            Error::Backend { others, .. } if others.is_empty() => {
-                "no other plugin is installed; name the place of one with --plugin-dir".into()
-            }
-            Error::Backend { others, .. } => {
-                format!("start with `--backend auto`, or one of the installed: {}", others.join(", "))
             }
             Error::PluginFile { .. } => {
                 "give the library file of a plugin built for this machine and this host".into()
@@ -175,7 +169,7 @@ impl Error {
 
 impl ModelError {
     /// Whether the backend failed rather than the model.
-    fn blames_backend(&self) -> bool {
+    pub fn blames_backend(&self) -> bool {
         const CODES: [Code; 4] =
             [Code::PANICKED, Code::INTERNAL, Code::DEVICE_LOST, Code::DEVICE_UNAVAILABLE];
         matches!(self, ModelError::Executor(error) if CODES.contains(&error.code))
@@ -240,7 +234,7 @@ mod tests {
         let error = Error::Backend {
             asked: "cuda".into(),
             cause: "no plugin of that name is installed".into(),
-            others: vec!["cpu".into()],
+            fix: "start with `--backend auto`, or one of the installed: cpu".into(),
         };
         assert_eq!(
             error.for_people(),

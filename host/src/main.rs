@@ -14,11 +14,13 @@ mod inspect;
 mod logging;
 mod metrics;
 mod models;
+mod paths;
 mod plugin_test;
 mod probe;
 mod registry;
 mod scheduler;
 mod serve;
+mod standing;
 mod text;
 mod verify;
 
@@ -49,6 +51,10 @@ fn run(command: Command) -> Result<Exit, Error> {
         Command::Bench(args) => bench::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Backends(args) => backends::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Plugin(PluginCommand::Test(args)) => plugin_test::run(&args),
+        Command::Probe(args) => registry::run_child(&args),
     }
 }

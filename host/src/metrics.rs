@@ -9,12 +9,13 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetri
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::executor::Figure;
 use crate::models::{Model, Models};
+use crate::standing::Standing;
 
 /// Figures of the engine threads.
 pub struct EngineMetrics {
@@ -41,16 +42,6 @@ struct Request {
     endpoint: &'static str,
     /// HTTP status, or `stream_error` for a failure after the stream began.
     status: String,
-}
-
-/// What runs here, as a gauge that is always 1.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct BackendLabels {
-    pub backend: String,
-    pub variant: String,
-    pub device: String,
-    pub plugin_version: String,
-    pub host_version: String,
 }
 
 /// All figures of this process.
@@ -132,14 +123,12 @@ impl EngineMetrics {
 }
 
 impl Metrics {
-    pub fn new(backend: BackendLabels, models: Arc<Models>) -> Self {
+    pub fn new(standing: Arc<Standing>, models: Arc<Models>) -> Self {
         let mut registry = Registry::with_prefix("sconce");
         let engine = Arc::new(EngineMetrics::new(&mut registry));
         let requests = Family::<Request, Counter>::default();
         registry.register("requests", "Requests by endpoint and status", requests.clone());
-        let info = Family::<BackendLabels, Gauge>::default();
-        info.get_or_create(&backend).set(1);
-        registry.register("backend_info", "The backend in use; always 1", info);
+        registry.register_collector(Box::new(StandingFigures(standing)));
         registry.register_collector(Box::new(ModelFigures(models)));
         Metrics { registry, engine, requests }
     }
@@ -155,6 +144,43 @@ impl Metrics {
         prometheus_client::encoding::text::encode(&mut text, &self.registry)
             .expect("writing to a String does not fail");
         text
+    }
+}
+
+/// What runs here, whether it is less than what was wanted, and what became of the plugins.
+#[derive(Debug)]
+struct StandingFigures(Arc<Standing>);
+
+impl Collector for StandingFigures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let state = self.0.now();
+        let b = &state.backend;
+        let labels = [
+            ("backend", b.id.as_str()),
+            ("variant", &b.variant),
+            ("device", &b.device.name),
+            ("plugin_version", &b.version),
+            ("digest", &b.digest),
+            ("host_version", env!("CARGO_PKG_VERSION")),
+        ];
+        let mut gauge = |name, help, series: &[(&[(&str, &str)], f64)]| {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            series.iter().try_for_each(|(labels, value)| {
+                ConstGauge::new(*value).encode(family.encode_family(labels)?)
+            })
+        };
+        gauge("backend_info", "The backend in use; always 1", &[(&labels, 1.0)])?;
+        let reason = state.degraded.as_ref().map_or("OK", |degraded| degraded.code);
+        let degraded = f64::from(u8::from(state.degraded.is_some()));
+        let help = "1 if something less than what was wanted is in use, by verdict";
+        gauge("backend_degraded", help, &[(&[("reason", reason)], degraded)])?;
+        let mut counts = BTreeMap::<&str, f64>::new();
+        for plugin in &state.plugins {
+            *counts.entry(plugin.verdict.code).or_default() += 1.0;
+        }
+        let labels: Vec<_> = counts.iter().map(|(code, count)| ([("verdict", *code)], *count)).collect();
+        let series: Vec<(&[_], f64)> = labels.iter().map(|(labels, count)| (&labels[..], *count)).collect();
+        gauge("plugins", "Plugin files that were considered, by verdict", &series)
     }
 }
 

@@ -2,19 +2,19 @@
 
 use sconce_conformance::CaseReport;
 use sconce_plugin_api::abi::codes::dtype;
-use sconce_plugin_api::loader::read_manifest;
+use sconce_plugin_api::loader::{check_abi, read_manifest};
 
 use crate::cli::PluginTestArgs;
 use crate::error::{Error, Exit, PluginFileError};
 use crate::models::{self, ModelFiles};
 use crate::probe;
-use crate::registry::{Backend, LoadPlan, check_abi};
+use crate::registry::{Backend, LoadPlan};
 
 /// Runs every case and prints a line for each.
 pub fn run(args: &PluginTestArgs) -> Result<Exit, Error> {
     let in_file = |source: PluginFileError| Error::PluginFile { path: args.file.clone(), source };
     let manifest = read_manifest(&args.file).map_err(|e| in_file(e.into()))?;
-    check_abi(&manifest).map_err(in_file)?;
+    check_abi(&manifest).map_err(|e| in_file(e.into()))?;
     let backend = Backend::open(&args.file, &args.backend_opt).map_err(in_file)?;
     let path = args.model.clone().map_or_else(models::demo_model, Ok)?;
     let in_model = |source| Error::model(&path, source);

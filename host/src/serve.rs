@@ -1,7 +1,7 @@
 //! `sconce serve`: choose a backend, listen, load, answer, drain.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
@@ -11,12 +11,14 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use crate::callback;
-use crate::config::ServeConfig;
+use crate::cli::OnFallback;
+use crate::config::{ServeConfig, Worker};
 use crate::error::{Error, Exit, ModelError};
-use crate::http::{App, BackendFacts, router};
-use crate::metrics::{BackendLabels, Metrics};
+use crate::http::{App, router};
+use crate::metrics::Metrics;
 use crate::models::{self, Loading, Model, ModelFiles, Models, Slot};
-use crate::registry::{Choice, select};
+use crate::registry::{Backend, Choice, Selection, select};
+use crate::standing::{Standing, State};
 
 /// For the last words of requests that are cut off.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -27,15 +29,70 @@ const ENGINE_END: Duration = Duration::from_secs(5);
 pub fn run(config: ServeConfig) -> Result<Exit, Error> {
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|source| Error::System { what: "cannot start the async runtime", source })?;
-    let choice = select(&config.engine)?;
+    let mut selection = select(&config.engine.select)?;
+    let choice = selection.open()?;
+    selection.announce();
     let path = model_path(&config)?;
     let files =
         ModelFiles::open_with(&path, &config.replacements).map_err(|source| Error::model(&path, source))?;
-    models::check(&choice.backend, &path, &files.source)?;
-    let backend = facts(&choice);
-    announce(&backend);
+    let choice = accepting(&mut selection, choice, &path, &files)?;
+    heed_fallback(&selection, config.on_fallback)?;
+    let state = State::new(&selection, &choice);
+    state.backend.announce();
     files.announce_template();
-    runtime.block_on(serve(config, choice, backend, path, files))
+    let start = Start { config, selection, path, files: Arc::new(files) };
+    runtime.block_on(start.serve(choice, state))
+}
+
+/// The first backend, from this one on, that says it can load the model.
+fn accepting(
+    selection: &mut Selection,
+    mut choice: Choice,
+    path: &Path,
+    files: &ModelFiles,
+) -> Result<Choice, Error> {
+    loop {
+        match models::check(&choice.backend, &files.source) {
+            Ok(()) => return Ok(choice),
+            Err(error) => choice = next_choice(selection, choice, path, error)?,
+        }
+    }
+}
+
+/// The backend to try after one that cannot run the model, or the error if none is left or none could do better.
+fn next_choice(
+    selection: &mut Selection,
+    failed: Choice,
+    path: &Path,
+    error: ModelError,
+) -> Result<Choice, Error> {
+    match selection.blame(&error) {
+        None => Err(Error::model(path, error)),
+        Some(verdict) => {
+            failed.backend.shutdown();
+            selection.reject(verdict);
+            selection.open()
+        }
+    }
+}
+
+/// Does what `--on-fallback` says.
+fn heed_fallback(selection: &Selection, on_fallback: OnFallback) -> Result<(), Error> {
+    let Some(fallback) = selection.fallback() else { return Ok(()) };
+    match on_fallback {
+        OnFallback::Serve => {}
+        OnFallback::Warn => {
+            let why = selection.judgement(fallback);
+            tracing::warn!(
+                "{} is not used ({}), something less serves in its place; fix: {}",
+                fallback.wanted,
+                why.code,
+                why.fix
+            );
+        }
+        OnFallback::Exit => return Err(selection.fallback_refused(fallback)),
+    }
+    Ok(())
 }
 
 /// The model asked for, or the embedded one, said aloud.
@@ -48,76 +105,122 @@ fn model_path(config: &ServeConfig) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-fn announce(backend: &BackendFacts) {
-    tracing::info!(
-        "backend {} {} ({}) on {} {}, ABI {} (preview), from {}",
-        backend.id,
-        backend.version,
-        format!("{} {}", backend.variant, backend.engine).trim(),
-        backend.device.kind,
-        backend.device.name,
-        backend.abi,
-        backend.plugin,
-    );
-}
-
-fn facts(choice: &Choice) -> BackendFacts {
-    let b = &choice.backend;
-    BackendFacts {
-        id: b.id.clone(),
-        variant: b.variant.clone(),
-        version: b.version.clone(),
-        engine: b.engine.clone(),
-        abi: b.abi.clone(),
-        plugin: choice.path.display().to_string(),
-        device: choice.device.clone(),
-        test: choice.test,
-    }
-}
-
-fn labels(backend: &BackendFacts) -> BackendLabels {
-    BackendLabels {
-        backend: backend.id.clone(),
-        variant: backend.variant.clone(),
-        device: backend.device.name.clone(),
-        plugin_version: backend.version.clone(),
-        host_version: env!("CARGO_PKG_VERSION").to_owned(),
-    }
-}
-
-async fn serve(
+/// What it takes to serve a model, and to go on with another backend if one cannot load it.
+struct Start {
     config: ServeConfig,
-    choice: Choice,
-    backend: BackendFacts,
+    selection: Selection,
     path: PathBuf,
-    files: ModelFiles,
-) -> Result<Exit, Error> {
-    let (listener, address) = listen(&config).await?;
-    // From here on people know that the server is there, and may stop it.
-    let mut signals = Signals::hear();
-    tracing::info!("listening on http://{address}");
-    let models = Arc::new(Models::default());
-    let name = config.model_name.clone().unwrap_or_else(|| models::name_of(&path, &files.source));
-    models.set(&name, Slot::Loading(0));
-    let app = Arc::new(App {
-        metrics: Metrics::new(labels(&backend), models.clone()),
-        models,
-        backend,
-        draining: AtomicBool::new(false),
-        started: Instant::now(),
-    });
-    let opened = Arc::new(choice.backend);
-    let plan = models::plan(&config.engine, &choice.device, config.max_sequences);
-    let ready = Ready { app: app.clone(), name, url: format!("http://{address}"), files, config: &config };
-    let (failed, load_failed) = oneshot::channel();
-    let source = ready.files.source.clone();
-    let tell = ready.teller(failed);
-    let engine = models::start(opened.clone(), source, plan, config.queue, app.metrics.engine.clone(), tell)?;
-    let outcome = answer(listener, &app, &config, &mut signals, load_failed).await;
-    if ended(engine).await {
-        opened.shutdown();
+    files: Arc<ModelFiles>,
+}
+
+/// A backend with its engine thread.
+struct Running {
+    backend: Arc<Backend>,
+    engine: JoinHandle<()>,
+    load_failed: oneshot::Receiver<ModelError>,
+}
+
+impl Start {
+    async fn serve(mut self, choice: Choice, state: State) -> Result<Exit, Error> {
+        let (listener, address) = listen(&self.config).await?;
+        // From here on people know that the server is there, and may stop it.
+        let mut signals = Signals::hear();
+        tracing::info!("listening on http://{address}");
+        let models = Arc::new(Models::default());
+        let standing = Arc::new(Standing::new(state));
+        let app = Arc::new(App {
+            metrics: Metrics::new(standing.clone(), models.clone()),
+            models,
+            standing,
+            draining: AtomicBool::new(false),
+            started: Instant::now(),
+        });
+        let url = format!("http://{address}");
+        let mut running = self.load(choice, &app, &url)?;
+        let outcome = self.answer(listener, &app, &url, &mut running, &mut signals).await;
+        running.end().await;
+        outcome
     }
-    outcome.map_err(|source| Error::model(&path, source))
+
+    /// Starts the engine thread, which loads the model.
+    fn load(&self, choice: Choice, app: &Arc<App>, url: &str) -> Result<Running, Error> {
+        let config = &self.config;
+        let given = config.model_name.clone();
+        let name = given.unwrap_or_else(|| models::name_of(&self.path, &self.files.source));
+        app.models.set(&name, Slot::Loading(0));
+        let plan = models::plan(&config.engine, &choice.device, config.max_sequences);
+        let backend = Arc::new(choice.backend);
+        let (failed, load_failed) = oneshot::channel();
+        let ready = Ready { app: app.clone(), name, url: url.to_owned(), files: self.files.clone() };
+        let tell = ready.teller(config.worker.as_ref(), failed);
+        let source = self.files.source.clone();
+        let metrics = app.metrics.engine.clone();
+        let engine = models::start(backend.clone(), source, plan, config.queue, metrics, tell)?;
+        Ok(Running { backend, engine, load_failed })
+    }
+
+    /// Goes on with the next backend after one that could not load the model.
+    async fn fall_back(
+        &mut self,
+        error: ModelError,
+        app: &Arc<App>,
+        url: &str,
+        running: &mut Running,
+    ) -> Result<(), Error> {
+        let Some(verdict) = self.selection.blame(&error) else {
+            return Err(Error::model(&self.path, error));
+        };
+        self.selection.reject(verdict);
+        let choice = self.selection.open()?;
+        let choice = accepting(&mut self.selection, choice, &self.path, &self.files)?;
+        heed_fallback(&self.selection, self.config.on_fallback)?;
+        let state = State::new(&self.selection, &choice);
+        state.backend.announce();
+        app.standing.set(state);
+        let next = self.load(choice, app, url)?;
+        std::mem::replace(running, next).end().await;
+        Ok(())
+    }
+
+    /// Answers requests until a signal, then lets the running ones finish within the drain timeout.
+    async fn answer(
+        &mut self,
+        listener: TcpListener,
+        app: &Arc<App>,
+        url: &str,
+        running: &mut Running,
+        signals: &mut Signals,
+    ) -> Result<Exit, Error> {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let graceful = async {
+            // A dropped sender stops the server too.
+            let _ = stopped.await;
+        };
+        let server = axum::serve(listener, router(app.clone())).with_graceful_shutdown(graceful);
+        let mut server = tokio::spawn(server.into_future());
+        loop {
+            tokio::select! {
+                Ok(error) = &mut running.load_failed => {
+                    if let Err(error) = self.fall_back(error, app, url, running).await {
+                        server.abort();
+                        return Err(error);
+                    }
+                }
+                () = signals.next() => break,
+            }
+        }
+        drain(app, self.config.drain_timeout, stop, &mut server, signals).await;
+        Ok(Exit::Done)
+    }
+}
+
+impl Running {
+    /// Lets the plugin stop, once its executor is gone.
+    async fn end(self) {
+        if ended(self.engine).await {
+            self.backend.shutdown();
+        }
+    }
 }
 
 async fn listen(config: &ServeConfig) -> Result<(TcpListener, SocketAddr), Error> {
@@ -135,22 +238,24 @@ async fn listen(config: &ServeConfig) -> Result<(TcpListener, SocketAddr), Error
 }
 
 /// What it takes to declare a model ready.
-struct Ready<'a> {
+struct Ready {
     app: Arc<App>,
     name: String,
     url: String,
-    files: ModelFiles,
-    config: &'a ServeConfig,
+    files: Arc<ModelFiles>,
 }
 
-impl Ready<'_> {
+impl Ready {
     /// Hears the engine thread: shows progress, publishes the model, or reports why it could not be loaded.
     /// Once the server is shutting down, the model is no longer wanted.
-    fn teller(self, failed: oneshot::Sender<ModelError>) -> impl Fn(Loading) -> bool + Send + 'static {
-        let Ready { app, name, url, files, config } = self;
-        let worker = config.worker.as_ref().map(|w| (w.clone(), w.advertise.clone().unwrap_or(url.clone())));
-        // Each is used once; the closure may be called often.
-        let files = std::sync::Mutex::new(Some(files));
+    fn teller(
+        self,
+        worker: Option<&Worker>,
+        failed: oneshot::Sender<ModelError>,
+    ) -> impl Fn(Loading) -> bool + Send + 'static {
+        let Ready { app, name, url, files } = self;
+        let worker = worker.map(|w| (w.clone(), w.advertise.clone().unwrap_or(url.clone())));
+        // Used once; the closure may be called often.
         let failed = std::sync::Mutex::new(Some(failed));
         move |loading| {
             match loading {
@@ -162,10 +267,9 @@ impl Ready<'_> {
                     let _ = failed.map(|failed| failed.send(error));
                 }
                 Loading::Ready { engine, facts, stats } => {
-                    let files =
-                        files.lock().expect("no holder panics").take().expect("a model is ready once");
+                    let files = files.clone();
                     let message = worker.as_ref().map(|(worker, advertised)| {
-                        (worker, callback::message(worker, advertised, &app.backend, &name, &facts))
+                        (worker, callback::message(worker, advertised, &app.standing.now().backend, &name, &facts))
                     });
                     let created = models::now_seconds();
                     let model = Model { name: name.clone(), files, facts, stats, engine, created };
@@ -182,38 +286,21 @@ impl Ready<'_> {
     }
 }
 
-/// Answers requests until a signal, then lets the running ones finish within the drain timeout.
-async fn answer(
-    listener: TcpListener,
-    app: &Arc<App>,
-    config: &ServeConfig,
+/// Lets running requests finish within the drain timeout, then cuts them off.
+async fn drain(
+    app: &App,
+    timeout: Duration,
+    stop: oneshot::Sender<()>,
+    server: &mut tokio::task::JoinHandle<std::io::Result<()>>,
     signals: &mut Signals,
-    mut load_failed: oneshot::Receiver<ModelError>,
-) -> Result<Exit, ModelError> {
-    let (stop, stopped) = oneshot::channel::<()>();
-    let graceful = async {
-        // A dropped sender stops the server too.
-        let _ = stopped.await;
-    };
-    let server = axum::serve(listener, router(app.clone())).with_graceful_shutdown(graceful);
-    let mut server = tokio::spawn(server.into_future());
-    tokio::select! {
-        Ok(error) = &mut load_failed => {
-            server.abort();
-            return Err(error);
-        }
-        () = signals.next() => {}
-    }
+) {
     app.drain();
-    tracing::info!(
-        "draining: running requests get {} s, a second signal ends them",
-        config.drain_timeout.as_secs()
-    );
+    tracing::info!("draining: running requests get {} s, a second signal ends them", timeout.as_secs());
     // The server task is gone only if it panicked; then there is nothing to stop.
     let _ = stop.send(());
     let cut_off = tokio::select! {
-        _ = &mut server => None,
-        () = tokio::time::sleep(config.drain_timeout) => Some("the drain timeout is over"),
+        _ = &mut *server => None,
+        () = tokio::time::sleep(timeout) => Some("the drain timeout is over"),
         () = signals.next() => Some("a second signal came"),
     };
     for model in app.models.ready() {
@@ -222,10 +309,9 @@ async fn answer(
     if let Some(why) = cut_off {
         tracing::warn!("{why}: requests still running are cut off");
         // They still get to say so.
-        let _ = tokio::time::timeout(FAREWELL, &mut server).await;
+        let _ = tokio::time::timeout(FAREWELL, &mut *server).await;
         server.abort();
     }
-    Ok(Exit::Done)
 }
 
 /// SIGTERM and SIGINT, heard from the moment this exists; until then they end the process as they do any.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
@@ -11,25 +11,28 @@ use serde_json::{Value, json};
 use sconce_plugin_api::abi::codes::caps;
 
 use crate::models::Slot;
+use crate::standing::State;
 
 use super::{App, Shared};
 
 /// Live, with the backend that is really in use. 200 as long as the process answers.
-pub async fn health(State(app): Shared) -> Response {
+pub async fn health(extract::State(app): Shared) -> Response {
     let why_not = not_ready(&app);
+    let state = app.standing.now();
     Json(json!({
         "status": if why_not.is_none() { "ok" } else { "not_ready" },
         "reason": why_not,
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": app.started.elapsed().as_secs(),
-        "backend": backend(&app),
+        "backend": backend(&state),
+        "plugins": state.plugins,
         "models": models(&app),
     }))
     .into_response()
 }
 
 /// 200 when requests would be served, else 503 with the reason.
-pub async fn ready(State(app): Shared) -> Response {
+pub async fn ready(extract::State(app): Shared) -> Response {
     match not_ready(&app) {
         None => Json(json!({"ready": true})).into_response(),
         Some(reason) => {
@@ -38,7 +41,7 @@ pub async fn ready(State(app): Shared) -> Response {
     }
 }
 
-pub async fn metrics(State(app): Shared) -> Response {
+pub async fn metrics(extract::State(app): Shared) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], app.metrics.text()).into_response()
 }
@@ -54,20 +57,29 @@ fn not_ready(app: &Arc<App>) -> Option<String> {
     })
 }
 
-fn backend(app: &App) -> Value {
-    let b = &app.backend;
+fn backend(state: &State) -> Value {
+    let b = &state.backend;
     json!({
+        "effective": b.effective(),
+        "wanted": state.wanted,
+        "requested": state.requested,
+        "degraded": state.degraded.is_some(),
+        "reason": state.degraded,
+        "since": state.since,
         "id": b.id,
         "variant": b.variant,
         "version": b.version,
         "engine": b.engine,
         "abi": b.abi,
         "plugin": b.plugin,
+        "digest": b.digest,
         "device": {
             "index": b.device.index,
-            "kind": b.device.kind,
+            "kind": b.device.kind_name(),
             "name": b.device.name,
             "arch": b.device.arch,
+            "score": b.device.score,
+            "quirks": b.device.quirks,
             "memory_total_bytes": b.device.mem_total,
             "memory_free_bytes": b.device.mem_free,
         },

@@ -14,14 +14,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{Method, Uri};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderValue, Method, Uri};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
 use crate::metrics::Metrics;
 use crate::models::Models;
-use crate::registry::Device;
+use crate::standing::Standing;
 
 use error::ApiError;
 
@@ -32,23 +33,9 @@ const MAX_BODY: usize = 32 << 20;
 pub struct App {
     pub models: Arc<Models>,
     pub metrics: Metrics,
-    pub backend: BackendFacts,
+    pub standing: Arc<Standing>,
     pub draining: AtomicBool,
     pub started: Instant,
-}
-
-/// The backend in use, for `/health` and the ready-callback.
-#[derive(Debug, Clone)]
-pub struct BackendFacts {
-    pub id: String,
-    pub variant: String,
-    pub version: String,
-    pub engine: String,
-    pub abi: String,
-    pub plugin: String,
-    pub device: Device,
-    /// Not for production: it says so itself.
-    pub test: bool,
 }
 
 pub type Shared = State<Arc<App>>;
@@ -77,7 +64,25 @@ pub fn router(app: Arc<App>) -> Router {
         .fallback(no_such_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(app.clone(), say_backend))
         .with_state(app)
+}
+
+/// Every answer says what it was computed on, and whether that is less than what was wanted.
+async fn say_backend(State(app): Shared, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let state = app.standing.now();
+    let mut say = |name: &'static str, value: &str| {
+        // A third party's name may hold what no header can.
+        if let Ok(value) = HeaderValue::from_str(value) {
+            response.headers_mut().insert(name, value);
+        }
+    };
+    say("x-sconce-backend", &state.backend.effective());
+    if let Some(degraded) = &state.degraded {
+        say("x-sconce-degraded", degraded.code);
+    }
+    response
 }
 
 async fn no_such_route(uri: Uri) -> Response {

@@ -1,11 +1,11 @@
 //! The embedded demo model, for whoever starts without one.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ModelError};
+use crate::paths::{cache_dir, write_whole};
 
 /// A trained model of 4.2 million parameters that tells short tales; 2.9 MB.
 static TALES: &[u8] = include_bytes!("../../assets/tales.Q4_K_M.gguf");
@@ -27,30 +27,12 @@ pub fn demo_model() -> Result<PathBuf, Error> {
     Err(Error::model(Path::new(NAME), ModelError::Demo(last)))
 }
 
-/// Where this system keeps what can be made again.
-fn cache_dir() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let base = if cfg!(windows) {
-        set("LOCALAPPDATA")
-    } else if cfg!(target_vendor = "apple") {
-        set("HOME").map(|home| home.join("Library/Caches"))
-    } else {
-        set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")))
-    };
-    base.map(|base| base.join("sconce"))
-}
-
 fn write_once(dir: &Path) -> std::io::Result<PathBuf> {
     let path = dir.join(NAME);
     if std::fs::read(&path).is_ok_and(|there| there == TALES) {
         return Ok(path);
     }
-    std::fs::create_dir_all(dir)?;
-    // Another process may do the same: write beside it, then rename over it.
-    let partial = dir.join(format!("{NAME}.{}", std::process::id()));
-    let mut file = std::fs::File::create(&partial)?;
-    file.write_all(TALES)?;
-    std::fs::rename(&partial, &path)?;
+    write_whole(&path, TALES)?;
     Ok(path)
 }
 

@@ -1,7 +1,6 @@
 //! Loads a model onto a backend, on the thread that will own its executor.
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -33,10 +32,11 @@ pub fn plan(args: &EngineArgs, device: &Device, max_sequences: u32) -> LoadPlan 
     }
 }
 
-/// The backend's options, with what `--cpu-weights` means for it.
+/// The backend's options, with the switches its device needs and with what `--cpu-weights` means for it.
 fn options(args: &EngineArgs, device: &Device) -> Vec<(String, String)> {
-    let mut options = args.backend_opt.clone();
-    match (args.cpu_weights, device.kind) {
+    let mut options = args.select.backend_opt.clone();
+    options.extend(device.quirk_options());
+    match (args.cpu_weights, device.kind_name()) {
         (CpuWeights::Auto, _) => {}
         (weights, "cpu") => options.push(("dense_weights".into(), weights.name().into())),
         (_, other) => tracing::warn!("--cpu-weights has no effect on a device of kind {other}"),
@@ -151,9 +151,8 @@ impl ProgressLine {
 }
 
 /// Checks with the backend that it can load a model, before the engine thread starts.
-pub fn check(backend: &Backend, path: &Path, source: &ModelSource) -> Result<(), Error> {
-    let verdict = backend.check_model(source);
-    let verdict = verdict.map_err(|source| Error::model(path, source))?;
+pub fn check(backend: &Backend, source: &ModelSource) -> Result<(), ModelError> {
+    let verdict = backend.check_model(source)?;
     tracing::debug!("{} parameters, {} bytes of weights", verdict.parameters, verdict.weights_bytes);
     Ok(())
 }

@@ -18,7 +18,7 @@ use crate::scheduler::Engine;
 /// A model that answers.
 pub struct Model {
     pub name: String,
-    pub files: ModelFiles,
+    pub files: Arc<ModelFiles>,
     pub facts: ModelFacts,
     pub stats: StatsReader,
     pub engine: Engine,

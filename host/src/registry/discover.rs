@@ -1,17 +1,19 @@
-//! Finds plugin files and reads their manifests. Nothing is executed here.
+//! Finds plugin files and judges who may change them. Nothing is read or executed here.
 //!
 //! Searched, in order: `--plugin-dir` (and SCONCE_PLUGIN_DIR), the executable's directory (there only
-//! `libsconce_*`), and `plugins` in it. Never the current directory.
+//! `libsconce_*`), `plugins` in it, `lib/sconce/plugins` of the prefix it is installed under, and the user's
+//! data directory. Never the current directory.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use sconce_plugin_api::loader::{ManifestError, PluginManifest, read_manifest};
+use super::verdict::{Verdict, quoted};
 
 /// A file that may be a plugin.
-pub struct Candidate {
+pub struct Found {
     pub path: PathBuf,
-    pub manifest: Result<PluginManifest, ManifestError>,
+    /// Whether it may be trusted: [`Verdict::NotPermitted`] if not.
+    pub permitted: Result<(), Verdict>,
 }
 
 /// A directory and whether only our own file names count in it.
@@ -26,26 +28,28 @@ pub fn search_dirs(given: &[PathBuf]) -> Vec<PathBuf> {
 }
 
 /// Every plugin file, each once however many paths lead to it.
-pub fn discover(given: &[PathBuf]) -> Vec<Candidate> {
+pub fn discover(given: &[PathBuf]) -> Vec<Found> {
     for dir in given.iter().filter(|dir| !dir.exists()) {
         tracing::warn!("plugin directory {} does not exist", dir.display());
     }
     let mut seen = HashSet::new();
     let files = places(given).into_iter().flat_map(|place| libraries(&place));
-    files
-        .filter(|path| path.canonicalize().is_ok_and(|real| seen.insert(real)))
-        .map(|path| Candidate { manifest: read_manifest(&path), path })
-        .collect()
+    let files = files.filter(|path| path.canonicalize().is_ok_and(|real| seen.insert(real)));
+    files.map(|path| Found { permitted: permitted(&path), path }).collect()
 }
 
 fn places(given: &[PathBuf]) -> Vec<Place> {
-    let mut places: Vec<Place> =
-        given.iter().map(|dir| Place { dir: dir.clone(), ours_only: false }).collect();
+    // Without a name a directory is the current one.
+    let given = given.iter().filter(|dir| !dir.as_os_str().is_empty());
+    let all = |dir: PathBuf| Place { dir, ours_only: false };
+    let mut places: Vec<Place> = given.cloned().map(all).collect();
     let exe = std::env::current_exe().ok().and_then(|exe| exe.canonicalize().ok());
     if let Some(beside) = exe.as_deref().and_then(Path::parent) {
         places.push(Place { dir: beside.to_owned(), ours_only: true });
-        places.push(Place { dir: beside.join("plugins"), ours_only: false });
+        places.push(all(beside.join("plugins")));
+        places.extend(beside.parent().map(|prefix| all(prefix.join("lib/sconce/plugins"))));
     }
+    places.extend(crate::paths::data_dir().map(|dir| all(dir.join("plugins"))));
     places
 }
 
@@ -73,6 +77,46 @@ fn is_library(path: &Path, ours_only: bool) -> bool {
     name.ends_with(suffix) && (ours || !ours_only)
 }
 
+/// Code that others can change is not ours to run: the file and its directory must not be writable for
+/// everybody, and the file must belong to root, to the current user, or to the owner of this executable, who
+/// decides what we run anyway.
+#[cfg(unix)]
+fn permitted(path: &Path) -> Result<(), Verdict> {
+    use std::os::unix::fs::MetadataExt;
+    let refuse = |why: String, fix: String| Err(Verdict::NotPermitted { why, fix });
+    let unreadable = |e: std::io::Error| Verdict::NotPermitted {
+        why: format!("it cannot be looked at: {e}"),
+        fix: format!("ls -l {}", quoted(path)),
+    };
+    let file = path.metadata().map_err(unreadable)?;
+    if file.mode() & 0o002 != 0 {
+        return refuse("everybody may write to it".into(), format!("chmod o-w {}", quoted(path)));
+    }
+    let us = rustix::process::geteuid().as_raw();
+    let exe = std::env::current_exe().and_then(|exe| exe.metadata()).map_or(us, |exe| exe.uid());
+    if ![0, us, exe].contains(&file.uid()) {
+        return refuse(
+            format!("it belongs to the user {}, and sconce runs as {us}", file.uid()),
+            format!("chown {us} {}", quoted(path)),
+        );
+    }
+    let real = path.canonicalize().map_err(unreadable)?;
+    let dir = real.parent().unwrap_or(Path::new("/"));
+    const STICKY: u32 = 0o1000;
+    match dir.metadata().map_err(unreadable)?.mode() {
+        mode if mode & 0o002 != 0 && mode & STICKY == 0 => refuse(
+            format!("everybody may replace it: {} is writable for all", dir.display()),
+            format!("chmod o-w {}", quoted(dir)),
+        ),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(not(unix))]
+fn permitted(_: &Path) -> Result<(), Verdict> {
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,9 +140,36 @@ mod tests {
         let name = format!("acme{}", std::env::consts::DLL_SUFFIX);
         std::fs::write(dir.path().join(&name), "not a library").expect("a file for the test");
         let twice = [dir.path().to_owned(), dir.path().join(".")];
-        let found: Vec<Candidate> =
-            discover(&twice).into_iter().filter(|c| c.path.ends_with(&name)).collect();
-        assert_eq!(found.len(), 1);
-        assert!(found[0].manifest.is_err());
+        assert_eq!(discover(&twice).into_iter().filter(|found| found.path.ends_with(&name)).count(), 1);
+    }
+
+    #[test]
+    fn an_empty_directory_name_is_not_the_current_directory() {
+        assert!(places(&[PathBuf::new()]).iter().all(|place| !place.dir.as_os_str().is_empty()));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_everybody_may_change_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("a directory for the test");
+        let file = dir.path().join("a.so");
+        std::fs::write(&file, "x").expect("a file for the test");
+        let set = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("our own file")
+        };
+        let fix = || match permitted(&file) {
+            Err(Verdict::NotPermitted { fix, .. }) => Some(fix),
+            _ => None,
+        };
+        set(&file, 0o644);
+        assert_eq!(fix(), None);
+        set(&file, 0o646);
+        assert!(fix().is_some_and(|fix| fix.ends_with("a.so")));
+        set(&file, 0o644);
+        set(dir.path(), 0o777);
+        assert!(fix().is_some_and(|fix| !fix.ends_with("a.so")));
+        set(dir.path(), 0o1777);
+        assert_eq!(fix(), None);
     }
 }

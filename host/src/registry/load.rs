@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use abi_stable::std_types::{RString, RVec};
+use sconce_conformance::answers::{self, AnswerError};
 use sconce_conformance::{CaseReport, Report, Subject, run_cases};
 use sconce_formats::{Format, source::ModelSource as Files};
 use sconce_plugin_api::abi::codes::{device, dtype, source};
-use sconce_plugin_api::abi::{DeviceInfo, KeyValue, LoadRequest, ModelSource, PluginBox};
-use sconce_plugin_api::loader::{AbiVersion, LoadError, ManifestError, PluginManifest, open};
+use sconce_plugin_api::abi::{AbiError, Code, DeviceInfo, KeyValue, LoadRequest, ModelSource, PluginBox};
+use sconce_plugin_api::loader::open;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, PluginFileError};
 use crate::executor::{ExecError, InProcess};
@@ -24,15 +26,25 @@ pub struct Backend {
 }
 
 /// One device of a backend.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     pub index: u32,
-    pub kind: &'static str,
+    /// `codes::device`.
+    pub kind: u32,
     pub name: String,
+    pub description: String,
     pub arch: String,
+    /// Stable identity; may be empty.
+    pub uuid: String,
+    /// Bytes; 0 if unknown.
     pub mem_total: u64,
     pub mem_free: u64,
+    /// The plugin's preference; 0 = it cannot use this device.
     pub score: u32,
+    /// Why it cannot, if it says so.
+    pub why: Option<String>,
+    /// Option switches that made it compute rightly, as `KEY` or `KEY=VALUE`.
+    pub quirks: Vec<String>,
 }
 
 /// What to load and within which limits. Zero means the backend's own choice.
@@ -54,17 +66,20 @@ pub struct ModelVerdict {
     pub weights_bytes: u64,
 }
 
-/// Refuses a plugin for another ABI before any of it is executed.
-pub fn check_abi(manifest: &PluginManifest) -> Result<(), PluginFileError> {
-    let damaged = || ManifestError::Damaged(format!("`{}` is no ABI version", manifest.abi));
-    let (theirs, ours) = (AbiVersion::parse(&manifest.abi).ok_or_else(damaged)?, AbiVersion::ours());
-    if theirs.major == ours.major { Ok(()) } else { Err(LoadError::Major { theirs, ours }.into()) }
-}
-
 impl Backend {
     /// Opens a plugin file whose manifest was read, and creates the plugin.
     pub fn open(path: &Path, options: &[(String, String)]) -> Result<Self, PluginFileError> {
+        Self::open_in_steps(path, options, || ())
+    }
+
+    /// The same; `opened` hears when the library is open and the plugin is about to be created.
+    pub fn open_in_steps(
+        path: &Path,
+        options: &[(String, String)],
+        opened: impl FnOnce(),
+    ) -> Result<Self, PluginFileError> {
         let open = open(path)?;
+        opened();
         let plugin = open.create(host_api(), &key_values(options)).map_err(ExecError::from)?;
         Ok(Backend {
             plugin,
@@ -80,6 +95,25 @@ impl Backend {
     pub fn devices(&self) -> Result<Vec<Device>, ExecError> {
         let devices = self.plugin.devices().into_result()?;
         Ok(devices.iter().map(Device::from_wire).collect())
+    }
+
+    /// Loads the check's models onto a device and compares what it computes with the reference.
+    /// `dir`: where [`answers::write_models`] wrote them.
+    pub fn check_answers(
+        &self,
+        device: u32,
+        dir: &Path,
+        options: &[(String, String)],
+    ) -> Result<answers::Passed, AnswerError> {
+        let devices = self.plugin.devices().into_result();
+        let devices = devices.map_err(|error| AnswerError::Failed { model: "", call: "devices", error })?;
+        let gone = || AnswerError::Failed {
+            model: "",
+            call: "devices",
+            error: AbiError::new(Code::DEVICE_UNAVAILABLE, "the device is gone"),
+        };
+        let device = devices.iter().find(|d| d.index == device).ok_or_else(gone)?;
+        answers::check(&self.plugin, device, dir, &key_values(options))
     }
 
     /// Asks whether a model could be loaded; reads headers only.
@@ -128,13 +162,35 @@ impl Device {
     fn from_wire(info: &DeviceInfo) -> Self {
         Device {
             index: info.index,
-            kind: device::name(info.kind),
+            kind: info.kind,
             name: info.name.to_string(),
+            description: info.description.to_string(),
             arch: info.arch.to_string(),
+            uuid: info.uuid.to_string(),
             mem_total: info.mem_total,
             mem_free: info.mem_free,
             score: info.score,
+            why: info.ext.iter().find(|kv| kv.key == "why").map(|kv| kv.s.to_string()),
+            quirks: Vec::new(),
         }
+    }
+
+    /// `cpu`, `gpu`, …
+    pub fn kind_name(&self) -> &'static str {
+        device::name(self.kind)
+    }
+
+    /// The switches it needs, as options of a load.
+    pub fn quirk_options(&self) -> impl Iterator<Item = (String, String)> + '_ {
+        self.quirks.iter().map(|quirk| {
+            let (key, value) = quirk.split_once('=').unwrap_or((quirk, "1"));
+            (key.to_owned(), value.to_owned())
+        })
+    }
+
+    /// Whether it is hardware made for this work, and not the host's processor.
+    pub fn is_accelerator(&self) -> bool {
+        matches!(self.kind, device::GPU | device::IGPU | device::ACCELERATOR)
     }
 }
 

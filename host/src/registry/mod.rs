@@ -1,9 +1,26 @@
-//! From plugin files to the backend in use: discover the files, load what may be used, select one.
+//! From plugin files to the backend in use.
+//!
+//! `discover` finds files, `screen` reads what they say of themselves, `probe` opens them in child processes,
+//! `survey` does all three; `decide` chooses, `select` opens what was chosen. `verdict` has the words for what
+//! became of each, `judge` knows what an error means, `report` is all of it as data.
 
+mod decide;
 mod discover;
+mod judge;
 mod load;
+mod policy;
+mod probe;
+mod report;
+mod screen;
 mod select;
+mod survey;
+mod verdict;
 
-pub use discover::{Candidate, discover, search_dirs};
-pub use load::{Backend, Device, LoadPlan, check_abi};
-pub use select::{Choice, select};
+pub use decide::{Fallback, Pick};
+pub use load::{Backend, Device, LoadPlan};
+pub use policy::Policy;
+pub use probe::run_child;
+pub use report::{DeviceRow, Judgement, Row};
+pub use select::{Choice, Selection, look, select, select_one};
+pub use survey::Candidate;
+pub use verdict::Verdict;

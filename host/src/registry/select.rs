@@ -1,193 +1,264 @@
-//! Chooses the backend. An explicit choice is used or fails; the automatic one says a line per candidate.
+//! From a survey to the backend in use: opens the picks one after the other until one works, and says a line per
+//! candidate.
 
 use std::path::PathBuf;
 
-use tracing::Level;
+use crate::cli::SelectArgs;
+use crate::error::{Error, ModelError};
+use crate::hardware::Hardware;
 
-use crate::cli::EngineArgs;
-use crate::error::{Error, PluginFileError, chain};
-
-use super::{Backend, Candidate, Device, check_abi, discover, search_dirs};
+use super::decide::{Decision, Facts, Fallback, Pick, decide};
+use super::policy::Policy;
+use super::report::{Judgement, Row, row};
+use super::survey::{Survey, survey};
+use super::verdict::Verdict;
+use super::{Backend, Candidate, Device, judge};
 
 /// A backend and the device of it that will be used.
 pub struct Choice {
     pub backend: Backend,
     pub device: Device,
     pub path: PathBuf,
+    /// SHA-256 of the plugin file.
+    pub digest: String,
     /// The manifest says that it is not for production.
     pub test: bool,
 }
 
-/// What `--backend` asks for.
-#[derive(Debug, PartialEq, Eq)]
-enum Asked {
-    Auto,
-    Named { id: String, device: Option<u32> },
+/// What was found and decided, and how far down the list of picks we are.
+pub struct Selection {
+    pub survey: Survey,
+    pub policy: Policy,
+    pub decision: Decision,
+    require_gpu: bool,
+    options: Vec<(String, String)>,
+    /// Place of the pick in use.
+    at: usize,
+    /// What was wanted before the first pick that failed here.
+    fallen: Option<Fallback>,
 }
 
-/// Finds, opens and chooses.
+/// Finds, probes and decides; opens nothing in this process.
+pub fn select(args: &SelectArgs) -> Result<Selection, Error> {
+    look(args, Hardware::quick())
+}
+
+/// The same with hardware facts that were gathered already.
+pub fn look(args: &SelectArgs, hardware: Hardware) -> Result<Selection, Error> {
+    let survey = survey(args, &args.backend, hardware)?;
+    let searched: Vec<String> = survey.searched.iter().map(|dir| dir.display().to_string()).collect();
+    let decision = decide(&Facts {
+        policy: &args.backend,
+        require_gpu: args.require_gpu,
+        candidates: &survey.candidates,
+        gpus: &survey.hardware.gpus,
+        searched: &searched,
+    });
+    Ok(Selection {
+        survey,
+        policy: args.backend.clone(),
+        decision,
+        require_gpu: args.require_gpu,
+        options: args.backend_opt.clone(),
+        at: 0,
+        fallen: None,
+    })
+}
+
+/// The first pick that can be opened, for commands that use no other.
 ///
 /// # Errors
-/// [`Error::Backend`] if the backend asked for cannot be used, [`Error::NoBackend`] if none can.
-pub fn select(args: &EngineArgs) -> Result<Choice, Error> {
-    let candidates = discover(&args.plugin_dir);
-    match parse(&args.backend)? {
-        Asked::Named { id, device } => named(candidates, &id, device, args),
-        Asked::Auto => automatic(candidates, args),
-    }
+/// [`Error::Backend`] if what was asked for cannot be used, [`Error::NoBackend`] if nothing can.
+pub fn select_one(args: &SelectArgs) -> Result<Choice, Error> {
+    let mut selection = select(args)?;
+    let choice = selection.open()?;
+    selection.announce();
+    Ok(choice)
 }
 
-fn parse(text: &str) -> Result<Asked, Error> {
-    let (id, device) = match text.split_once(':') {
-        None => (text, None),
-        Some((id, index)) => (id, Some(index.parse().map_err(|_| bad_backend(text))?)),
-    };
-    match id {
-        "" => Err(bad_backend(text)),
-        "auto" if device.is_some() => Err(bad_backend(text)),
-        "auto" => Ok(Asked::Auto),
-        _ => Ok(Asked::Named { id: id.to_owned(), device }),
-    }
-}
-
-fn bad_backend(text: &str) -> Error {
-    Error::Usage {
-        what: format!("--backend {text}"),
-        cause: "it is neither `auto` nor a plugin's name with an optional device number".into(),
-        fix: "write `--backend cpu` or `--backend cuda:1`".into(),
-    }
-}
-
-fn id_of(candidate: &Candidate) -> Option<&str> {
-    candidate.manifest.as_ref().ok().map(|manifest| manifest.id.as_str())
-}
-
-fn named(
-    candidates: Vec<Candidate>,
-    id: &str,
-    device: Option<u32>,
-    args: &EngineArgs,
-) -> Result<Choice, Error> {
-    let mut reasons = Vec::new();
-    let file_names_it = |c: &Candidate| c.path.to_string_lossy().contains(&format!("sconce_{id}"));
-    let meant = |c: &&Candidate| id_of(c) == Some(id) || (id_of(c).is_none() && file_names_it(c));
-    for candidate in candidates.iter().filter(meant) {
-        match usable(candidate, device, args) {
-            Ok(choice) => return Ok(choice),
-            Err(reason) => reasons.push(format!("{}: {reason}", candidate.path.display())),
-        }
-    }
-    if reasons.is_empty() {
-        reasons.push(format!("no plugin named `{id}` is installed"));
-    }
-    let (asked, others) = (args.backend.clone(), others(&candidates, id));
-    Err(Error::Backend { asked, cause: reasons.join("\n"), others })
-}
-
-/// Names that `--backend` would find beside the one that failed, each once.
-fn others(candidates: &[Candidate], failed: &str) -> Vec<String> {
-    let mut ids: Vec<String> = candidates.iter().filter_map(|c| id_of(c).map(str::to_owned)).collect();
-    ids.retain(|id| id != failed);
-    ids.sort();
-    ids.dedup();
-    ids
-}
-
-fn automatic(candidates: Vec<Candidate>, args: &EngineArgs) -> Result<Choice, Error> {
-    let mut best: Option<Choice> = None;
-    let mut considered = Vec::new();
-    for candidate in &candidates {
-        match automatically_usable(candidate, args) {
-            Ok(choice) if best.as_ref().is_none_or(|b| choice.device.score > b.device.score) => {
-                considered.extend(best.replace(choice).map(|b| outscored(&b)));
-            }
-            Ok(choice) => considered.push(outscored(&choice)),
-            Err(reason) => {
-                let name =
-                    id_of(candidate).map_or_else(|| candidate.path.display().to_string(), str::to_owned);
-                considered.push((reason.level(), format!("{name}: skipped, {reason}")));
+impl Selection {
+    /// Opens the best pick that is left. One that fails here although its probe succeeded is said aloud, and
+    /// forgotten.
+    pub fn open(&mut self) -> Result<Choice, Error> {
+        while let Some(pick) = self.pick() {
+            match self.open_pick(pick) {
+                Ok(choice) => return Ok(choice),
+                Err(verdict) => self.reject(verdict),
             }
         }
+        self.announce();
+        Err(self.nothing())
     }
-    for (level, line) in &considered {
-        match *level {
-            Level::WARN => tracing::warn!("{line}"),
-            _ => tracing::info!("{line}"),
+
+    /// The pick in use.
+    pub fn pick(&self) -> Option<Pick> {
+        self.decision.picks.get(self.at).copied()
+    }
+
+    fn open_pick(&self, pick: Pick) -> Result<Choice, Verdict> {
+        let candidate = &self.survey.candidates[pick.candidate];
+        let probed = &candidate.devices()[pick.device].device;
+        let backend = Backend::open(&candidate.path, &self.options).map_err(|e| judge::file(&e))?;
+        let now = backend.devices().map_err(|e| judge::plugin(&e))?;
+        let gone = || Verdict::NoDevice { why: format!("{} is gone since it was probed", probed.name) };
+        let device = now.into_iter().find(|device| device.index == probed.index).ok_or_else(gone)?;
+        Ok(Choice {
+            device: Device { quirks: probed.quirks.clone(), ..device },
+            path: candidate.path.clone(),
+            digest: candidate.digest.clone(),
+            test: candidate.manifest.as_ref().is_some_and(|manifest| manifest.test),
+            backend,
+        })
+    }
+
+    /// What a model error means for the pick in use, if another one may do better.
+    pub fn blame(&self, error: &ModelError) -> Option<Verdict> {
+        let more = self.at + 1 < self.decision.picks.len();
+        judge::model(error).filter(|_| more)
+    }
+
+    /// Gives up the pick in use.
+    pub fn reject(&mut self, verdict: Verdict) {
+        let pick = self.pick().expect("only what is in use is given up");
+        let candidate = &mut self.survey.candidates[pick.candidate];
+        tracing::warn!("{}", refusal(candidate, &verdict));
+        candidate.verdict = verdict.clone();
+        let wanted = candidate.name();
+        self.survey.cache.forget(&candidate.digest, &self.survey.conditions);
+        self.survey.cache.save();
+        self.fallen.get_or_insert(Fallback { wanted, verdict, candidate: Some(pick.candidate) });
+        // Its other devices share its fate: the library is open in this process, and failed.
+        self.at += 1;
+        while self.pick().is_some_and(|next| next.candidate == pick.candidate) {
+            self.at += 1;
         }
     }
-    let considered = considered.into_iter().map(|(_, line)| line).collect();
-    best.ok_or(Error::NoBackend { considered, searched: search_dirs(&args.plugin_dir) })
-}
 
-fn outscored(choice: &Choice) -> (Level, String) {
-    let (id, path, device) = (&choice.backend.id, choice.path.display(), &choice.device);
-    (Level::INFO, format!("{id}: not chosen, {path} scores {} on {}", device.score, device.name))
-}
-
-/// Why a candidate is not used.
-#[derive(Debug, thiserror::Error)]
-enum Skipped {
-    #[error("it is a test plugin; name it with --backend to use it")]
-    Test,
-    #[error("{0}")]
-    NoDevice(String),
-    #[error("{0}")]
-    Broken(String),
-}
-
-impl Skipped {
-    /// A plugin that is not meant for this machine is no news; one that does not work is.
-    fn level(&self) -> Level {
-        if matches!(self, Skipped::Broken(_)) { Level::WARN } else { Level::INFO }
+    /// Set when something less than what was wanted is in use.
+    pub fn fallback(&self) -> Option<&Fallback> {
+        self.decision.fallback.as_ref().or(self.fallen.as_ref())
     }
-}
 
-fn automatically_usable(candidate: &Candidate, args: &EngineArgs) -> Result<Choice, Skipped> {
-    if candidate.manifest.as_ref().is_ok_and(|manifest| manifest.test) {
-        return Err(Skipped::Test);
+    /// Why something less than what was wanted is in use, in words.
+    pub fn judgement(&self, fallback: &Fallback) -> Judgement {
+        let path = fallback.candidate.map(|at| self.survey.candidates[at].path.clone()).unwrap_or_default();
+        Judgement::new(&fallback.verdict, &path)
     }
-    usable(candidate, None, args)
-}
 
-/// Opens a candidate and picks its device: the one asked for, else the best.
-fn usable(candidate: &Candidate, device: Option<u32>, args: &EngineArgs) -> Result<Choice, Skipped> {
-    let manifest = candidate.manifest.as_ref().map_err(|e| Skipped::Broken(e.to_string()))?;
-    let broken = |e: PluginFileError| Skipped::Broken(in_words(&e));
-    check_abi(manifest).map_err(broken)?;
-    let backend = Backend::open(&candidate.path, &args.backend_opt).map_err(broken)?;
-    let devices = backend.devices().map_err(|e| Skipped::NoDevice(e.to_string()))?;
-    let count = devices.len();
-    let best = match device {
-        Some(index) => devices.into_iter().find(|d| d.index == index),
-        None => devices.into_iter().max_by_key(|d| (d.score, d.mem_free)),
-    };
-    let none = || match device {
-        Some(index) => format!("it has no device {index}; there are {count}"),
-        None => "it finds no device on this machine".to_owned(),
-    };
-    let device = best.ok_or_else(|| Skipped::NoDevice(none()))?;
-    Ok(Choice { backend, device, path: candidate.path.clone(), test: manifest.test })
-}
-
-fn in_words(error: &PluginFileError) -> String {
-    match chain(error) {
-        causes if causes.is_empty() => error.to_string(),
-        causes => format!("{error}: {causes}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn backends_are_read_as_typed() {
-        let named = |id: &str, device| Asked::Named { id: id.into(), device };
-        assert_eq!(parse("auto").ok(), Some(Asked::Auto));
-        assert_eq!(parse("cuda:1").ok(), Some(named("cuda", Some(1))));
-        assert_eq!(parse("org.acme.npu").ok(), Some(named("org.acme.npu", None)));
-        for wrong in ["", ":1", "cuda:", "cuda:x", "auto:0"] {
-            assert!(parse(wrong).is_err(), "{wrong} was accepted");
+    /// A line per candidate that is not used.
+    pub fn announce(&self) {
+        for at in 0..self.survey.candidates.len() {
+            let candidate = &self.survey.candidates[at];
+            match self.verdict(at) {
+                Verdict::Ok => {}
+                // Said when it was given up.
+                _ if self.fallen.as_ref().is_some_and(|fallen| fallen.candidate == Some(at)) => {}
+                verdict if verdict.is_fault() => tracing::warn!("{}", refusal(candidate, &verdict)),
+                verdict => tracing::info!("{}", refusal(candidate, &verdict)),
+            }
         }
+        for fallback in self.fallback().into_iter().filter(|fallback| fallback.candidate.is_none()) {
+            tracing::warn!(
+                "{}: skipped, {}: {}",
+                fallback.wanted,
+                fallback.verdict.code(),
+                fallback.verdict.cause()
+            );
+        }
+    }
+
+    /// The verdict on a candidate in the light of the decision.
+    pub fn verdict(&self, at: usize) -> Verdict {
+        let candidate = &self.survey.candidates[at];
+        match (&candidate.verdict, self.pick()) {
+            (Verdict::Ok, Some(pick)) if pick.candidate != at => {
+                Verdict::NotChosen { why: self.why_not(at, pick) }
+            }
+            (verdict, _) => verdict.clone(),
+        }
+    }
+
+    fn why_not(&self, at: usize, used: Pick) -> String {
+        let taken = self.survey.candidates[used.candidate].name();
+        match self.decision.picks.iter().find(|pick| pick.candidate == at) {
+            Some(pick) if self.policy == Policy::Auto => {
+                format!("its score is {}, that of {taken} {}", pick.score, used.score)
+            }
+            Some(_) => format!("{taken} comes first in --backend {}", self.policy),
+            None if self.require_gpu => "it has no GPU, and --require-gpu asks for one".into(),
+            None => format!("--backend {} asks for another device", self.policy),
+        }
+    }
+
+    /// Every plugin file with its verdict.
+    pub fn rows(&self) -> Vec<Row> {
+        (0..self.survey.candidates.len()).map(|at| row(&self.survey.candidates[at], &self.verdict(at))).collect()
+    }
+
+    /// Why nothing can be used.
+    fn nothing(&self) -> Error {
+        let candidates = self.survey.candidates.iter();
+        let fallback = self.fallback();
+        match (&self.policy, fallback) {
+            (Policy::Wishes(wishes), _) => self.wishes_unmet(wishes),
+            (Policy::Auto, Some(fallback)) if self.require_gpu => {
+                self.unusable("--require-gpu".into(), vec![self.told(fallback)])
+            }
+            _ => Error::NoBackend {
+                considered: candidates.map(|c| refusal(c, &c.verdict)).collect(),
+                searched: self.survey.searched.clone(),
+            },
+        }
+    }
+
+    fn wishes_unmet(&self, wishes: &[super::policy::Wish]) -> Error {
+        let searched: Vec<String> = self.survey.searched.iter().map(|dir| dir.display().to_string()).collect();
+        let facts = Facts {
+            policy: &self.policy,
+            require_gpu: self.require_gpu,
+            candidates: &self.survey.candidates,
+            gpus: &self.survey.hardware.gpus,
+            searched: &searched,
+        };
+        let told = wishes.iter().map(|wish| self.told(&facts.unmet(wish))).collect();
+        self.unusable(self.policy.to_string(), told)
+    }
+
+    /// Cause and fix of what was wanted.
+    fn told(&self, fallback: &Fallback) -> (String, String) {
+        let Judgement { code, cause, fix } = self.judgement(fallback);
+        match fallback.candidate {
+            Some(at) => (format!("{}: {code}, {cause}", self.survey.candidates[at].path.display()), fix),
+            None => (format!("{code}, {cause}"), fix),
+        }
+    }
+
+    fn unusable(&self, asked: String, told: Vec<(String, String)>) -> Error {
+        let (causes, fixes): (Vec<_>, Vec<_>) = told.into_iter().unzip();
+        let mut fixes: Vec<String> = fixes.into_iter().filter(|fix| !fix.is_empty()).collect();
+        let failed = |id: &&str| !asked.split([',', ':', '@']).any(|name| name == *id);
+        let mut others: Vec<&str> = self.survey.ids().into_iter().filter(failed).collect();
+        others.sort_unstable();
+        others.dedup();
+        fixes.push(match others.as_slice() {
+            [] => "name the place of another plugin with --plugin-dir".into(),
+            others => format!("start with `--backend auto`, or one of the installed: {}", others.join(", ")),
+        });
+        Error::Backend { asked, cause: causes.join("\n"), fix: fixes.join("\n") }
+    }
+
+    /// The error that `--on-fallback exit` makes of a fallback.
+    pub fn fallback_refused(&self, fallback: &Fallback) -> Error {
+        let (cause, fix) = self.told(fallback);
+        Error::Backend { asked: fallback.wanted.clone(), cause, fix }
+    }
+}
+
+/// The line of a candidate that is not used.
+fn refusal(candidate: &Candidate, verdict: &Verdict) -> String {
+    let (name, path, cause) = (candidate.name(), candidate.path.display(), verdict.cause());
+    match verdict {
+        Verdict::NotChosen { .. } => format!("{name}: not chosen, {cause} ({path})"),
+        _ => format!("{name}: skipped, {}: {cause} ({path})", verdict.code()),
     }
 }

@@ -9,7 +9,7 @@ use crate::cli::{VerifyArgs, WeightType};
 use crate::error::{Error, ModelError};
 use crate::executor::{ExecError, Executor, InProcess, ModelFacts, SeqId, Step, Want};
 use crate::models::ModelFiles;
-use crate::registry::{Backend, LoadPlan, select};
+use crate::registry::{Backend, LoadPlan, select_one};
 use crate::text::{Specials, Tokenizer};
 
 use super::compare::{Comparison, Greedy};
@@ -25,7 +25,7 @@ pub fn verify(oracle_path: &Path, args: &VerifyArgs) -> Result<Report, Error> {
     let (oracle, tensors) = Oracle::read(oracle_path)?;
     let in_model = |source: ModelError| Error::model(path, source);
     let source = ModelSource::resolve(path).map_err(|e| in_model(e.into()))?;
-    let choice = select(&args.engine)?;
+    let choice = select_one(&args.engine.select)?;
     let mut plan = LoadPlan {
         weight_dtype: wire_dtype(args.weights),
         ..crate::models::plan(&args.engine, &choice.device, 8)

@@ -1,0 +1,209 @@
+//! The choice, as a pure function of what was found and what was asked for.
+//!
+//! `auto` takes the highest score, then the most free memory, then the first in search order. The documented
+//! scores: a GPU with memory of its own 1000, one that shares the host's 800, a CPU 100 and its level.
+
+use sconce_plugin_api::loader::PluginManifest;
+
+use crate::hardware::Gpu;
+
+use super::Candidate;
+use super::policy::{Policy, Wish};
+use super::verdict::Verdict;
+
+/// A third party's plugin scores itself; to come before ours it has to be named.
+const THIRD_PARTY_MOST: u32 = 999;
+
+/// What to use, best first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    pub picks: Vec<Pick>,
+    /// Set when the first pick is not what was wanted.
+    pub fallback: Option<Fallback>,
+}
+
+/// A device of a candidate, by their places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pick {
+    pub candidate: usize,
+    pub device: usize,
+    pub score: u32,
+    /// Which wish it fulfils.
+    wish: usize,
+}
+
+/// What would have been used, and why it is not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fallback {
+    pub wanted: String,
+    pub verdict: Verdict,
+    /// The plugin file in question, if there is one.
+    pub candidate: Option<usize>,
+}
+
+/// All that a choice depends on.
+pub struct Facts<'a> {
+    pub policy: &'a Policy,
+    pub require_gpu: bool,
+    pub candidates: &'a [Candidate],
+    pub gpus: &'a [Gpu],
+    /// For messages.
+    pub searched: &'a [String],
+}
+
+/// Ranks every device that works and was asked for.
+pub fn decide(facts: &Facts<'_>) -> Decision {
+    let mut picks = match facts.policy {
+        Policy::Auto => facts.picks(0, |_, _| true),
+        Policy::Wishes(wishes) => {
+            let ids = facts.ids();
+            let all = wishes.iter().enumerate();
+            let mut picks: Vec<Pick> = Vec::new();
+            for (at, wish) in all {
+                for pick in facts.picks(at, |m, d| wish.means(m, d, &ids)) {
+                    let known = |p: &Pick| (p.candidate, p.device) == (pick.candidate, pick.device);
+                    if !picks.iter().any(known) {
+                        picks.push(pick);
+                    }
+                }
+            }
+            picks
+        }
+    };
+    picks.retain(|pick| !facts.require_gpu || facts.device(*pick).is_accelerator());
+    let fallback = facts.fallback(picks.first().copied());
+    Decision { picks, fallback }
+}
+
+impl Facts<'_> {
+    fn ids(&self) -> Vec<&str> {
+        self.candidates.iter().filter_map(Candidate::id).collect()
+    }
+
+    fn device(&self, pick: Pick) -> &super::Device {
+        &self.candidates[pick.candidate].devices()[pick.device].device
+    }
+
+    /// What works and is meant, best first.
+    fn picks(&self, wish: usize, meant: impl Fn(&PluginManifest, &super::Device) -> bool) -> Vec<Pick> {
+        let mut picks = Vec::new();
+        for (at, candidate) in self.candidates.iter().enumerate().filter(|(_, c)| c.verdict.is_ok()) {
+            let manifest = candidate.manifest.as_ref().expect("a plugin that works has one");
+            for (device, probed) in candidate.devices().iter().enumerate() {
+                if probed.verdict.is_ok() && meant(manifest, &probed.device) {
+                    let score = self.score(manifest, probed.device.score);
+                    picks.push(Pick { candidate: at, device, score, wish });
+                }
+            }
+        }
+        // Stable, so that among equals the first in search order wins.
+        picks.sort_by_key(|pick| std::cmp::Reverse((pick.score, self.device(*pick).mem_free)));
+        picks
+    }
+
+    fn score(&self, manifest: &PluginManifest, own: u32) -> u32 {
+        let capped = *self.policy == Policy::Auto && is_third_party(manifest);
+        if capped { own.min(THIRD_PARTY_MOST) } else { own }
+    }
+
+    fn fallback(&self, first: Option<Pick>) -> Option<Fallback> {
+        match self.policy {
+            Policy::Wishes(wishes) => match first {
+                Some(pick) if pick.wish == 0 => None,
+                _ => wishes.first().map(|wish| self.unmet(wish)),
+            },
+            Policy::Auto => {
+                let score = first.map_or(0, |pick| pick.score);
+                let unused = self.unused_hardware(first).into_iter().chain(self.broken(score));
+                // The first of the highest: hardware comes before files.
+                let best = unused.reduce(|best, next| if next.0 > best.0 { next } else { best });
+                best.map(|(_, fallback)| fallback)
+            }
+        }
+    }
+
+    /// Why a wish is not fulfilled.
+    pub fn unmet(&self, wish: &Wish) -> Fallback {
+        let ids = self.ids();
+        let meant = |c: &Candidate| match &c.manifest {
+            Some(manifest) => wish.may_mean(manifest, &ids) && (ids.contains(&wish.name.as_str()) || !c.verdict.is_ok()),
+            // A file that cannot be read may still be called after what it was.
+            None => c.path.to_string_lossy().contains(&format!("sconce_{}", wish.name)),
+        };
+        let found = self.candidates.iter().enumerate().find(|(_, c)| meant(c));
+        let (candidate, verdict) = match found {
+            None => (None, self.not_installed(&wish.name)),
+            Some((at, candidate)) => (Some(at), self.unmet_by(wish, candidate)),
+        };
+        Fallback { wanted: wish.text.clone(), verdict, candidate }
+    }
+
+    fn unmet_by(&self, wish: &Wish, candidate: &Candidate) -> Verdict {
+        let devices = candidate.devices();
+        let asked = devices.iter().find(|probed| Some(probed.device.index) == wish.index);
+        match (&candidate.verdict, wish.index, asked) {
+            (Verdict::Ok, Some(_), Some(probed)) if !probed.verdict.is_ok() => probed.verdict.clone(),
+            (Verdict::Ok, Some(index), None) => {
+                Verdict::NoDevice { why: format!("it has no device {index}; there are {}", devices.len()) }
+            }
+            (Verdict::Ok, ..) if self.require_gpu => {
+                Verdict::NoDevice { why: "it has no GPU, and --require-gpu asks for one".into() }
+            }
+            (verdict, ..) => verdict.clone(),
+        }
+    }
+
+    fn not_installed(&self, backend: &str) -> Verdict {
+        Verdict::NotInstalled { backend: backend.to_owned(), searched: self.searched.to_vec() }
+    }
+
+    /// GPUs of this machine for which there is a backend that is not used, with the score it would have.
+    fn unused_hardware(&self, first: Option<Pick>) -> Vec<(u32, Fallback)> {
+        if first.is_some_and(|pick| self.device(pick).is_accelerator()) {
+            return Vec::new();
+        }
+        let wanted = |gpu: &Gpu| {
+            let backend = gpu.backend?;
+            let mut plugins = self.candidates.iter().enumerate().filter(|(_, c)| c.id() == Some(backend));
+            let fallback = match plugins.next() {
+                None => (None, self.not_installed(backend)),
+                Some((at, candidate)) => (Some(at), candidate.verdict.clone()),
+            };
+            let (candidate, verdict) = fallback;
+            Some((THIRD_PARTY_MOST + 1, Fallback { wanted: backend.to_owned(), verdict, candidate }))
+        };
+        self.gpus.iter().filter_map(wanted).collect()
+    }
+
+    /// Plugins that would have come before the chosen one if they were not broken.
+    fn broken(&self, score: u32) -> Vec<(u32, Fallback)> {
+        let all = self.candidates.iter().enumerate().filter(|(_, c)| c.verdict.is_fault());
+        let broken = all.filter_map(|(at, candidate)| {
+            let potential = potential(candidate.manifest.as_ref()?);
+            let fallback = Fallback {
+                wanted: candidate.name(),
+                verdict: candidate.verdict.clone(),
+                candidate: Some(at),
+            };
+            (potential > score).then_some((potential, fallback))
+        });
+        broken.collect()
+    }
+}
+
+/// Ours have short names, those of others are in reverse DNS.
+fn is_third_party(manifest: &PluginManifest) -> bool {
+    manifest.id.contains('.')
+}
+
+/// The score that a plugin's best device may have, from its manifest.
+fn potential(manifest: &PluginManifest) -> u32 {
+    let of_kind = |kind: &String| match kind.as_str() {
+        "gpu" => 1000,
+        "igpu" | "accelerator" => 800,
+        "cpu" => 100 + crate::hardware::level_of(&manifest.cpu_features),
+        _ => 0,
+    };
+    let most = manifest.device_kinds.iter().map(of_kind).max().unwrap_or(0);
+    if is_third_party(manifest) { most.min(THIRD_PARTY_MOST) } else { most }
+}

@@ -1,0 +1,106 @@
+//! What an error of a plugin means: the one place that turns errors into verdicts.
+
+use sconce_conformance::answers::AnswerError;
+use sconce_plugin_api::abi::Code;
+use sconce_plugin_api::loader::{DriverError, DriverFloor, LoadError, ManifestError};
+
+use crate::error::{ModelError, PluginFileError};
+use crate::executor::ExecError;
+
+use super::Device;
+use super::verdict::Verdict;
+
+/// Of a manifest that cannot be read.
+pub fn manifest(error: &ManifestError) -> Verdict {
+    let why = error.to_string();
+    match error {
+        ManifestError::Unreadable(_)
+        | ManifestError::NotALibrary(_)
+        | ManifestError::NoManifest
+        | ManifestError::Damaged(_) => Verdict::NotAPlugin { why },
+        ManifestError::Truncated(_) => Verdict::Truncated { why },
+        ManifestError::WrongArch { found, expected } => {
+            Verdict::WrongArch { found: found.clone(), expected: expected.clone() }
+        }
+        ManifestError::WrongOs { found, expected } => {
+            Verdict::WrongOs { found: found.clone(), expected: expected.clone() }
+        }
+    }
+}
+
+/// Of a driver that does not do.
+pub fn driver(floor: &DriverFloor, error: &DriverError) -> Verdict {
+    let (why, fix) = (error.to_string(), floor.fix.clone());
+    match error {
+        DriverError::Missing { .. } => Verdict::DriverMissing { why, fix },
+        DriverError::TooOld { .. } => Verdict::DriverTooOld { why, fix },
+        DriverError::NoDevice { .. } | DriverError::Failed { .. } => Verdict::NoDevice { why },
+    }
+}
+
+/// Of a library that cannot be opened.
+pub fn load(error: &LoadError) -> Verdict {
+    let why = error.to_string();
+    match error {
+        LoadError::NoRoot | LoadError::Header(_) => Verdict::NotAPlugin { why },
+        LoadError::Major { theirs, ours } => {
+            Verdict::AbiMajor { theirs: theirs.to_string(), ours: ours.to_string() }
+        }
+        LoadError::TooOld { theirs, oldest } => {
+            Verdict::AbiTooOld { theirs: theirs.to_string(), oldest: oldest.to_string() }
+        }
+        LoadError::Layout { .. } => Verdict::AbiLayout { why },
+        LoadError::MissingLibrary { name, looked_in, fix } => Verdict::MissingLibrary {
+            name: name.clone(),
+            looked_in: looked_in.iter().map(|dir| dir.display().to_string()).collect(),
+            fix: fix.clone(),
+        },
+        LoadError::Dlopen(_) | LoadError::Root(_) | LoadError::Aborts => Verdict::LoadFailed { why },
+    }
+}
+
+/// Of a plugin that could not be opened or created.
+pub fn file(error: &PluginFileError) -> Verdict {
+    match error {
+        PluginFileError::Manifest(error) => manifest(error),
+        PluginFileError::Load(error) => load(error),
+        PluginFileError::Plugin(error) => plugin(error),
+    }
+}
+
+/// Of what a plugin answers itself.
+pub fn plugin(error: &ExecError) -> Verdict {
+    let why = error.causes();
+    match error.code {
+        Code::DEVICE_UNAVAILABLE => Verdict::NoDevice { why },
+        Code::OUT_OF_MEMORY => Verdict::OutOfMemory { why },
+        _ => Verdict::LoadFailed { why },
+    }
+}
+
+/// Of an answer check that did not succeed.
+pub fn answers(device: &Device, error: AnswerError) -> Verdict {
+    let why = format!("{}: {error}", device.name);
+    match error {
+        AnswerError::Wrong { .. } => Verdict::WrongResult { why },
+        AnswerError::Failed { error, .. } => match plugin(&error.into()) {
+            Verdict::NoDevice { .. } => Verdict::NoDevice { why },
+            Verdict::OutOfMemory { .. } => Verdict::OutOfMemory { why },
+            _ => Verdict::LoadFailed { why },
+        },
+    }
+}
+
+/// Of a model that this backend does not run; none if another backend could do no better.
+pub fn model(error: &ModelError) -> Option<Verdict> {
+    match error {
+        ModelError::Unsupported(why) => Some(Verdict::LoadFailed { why: why.clone() }),
+        ModelError::Executor(error) if error.code == Code::OUT_OF_MEMORY => Some(plugin(error)),
+        ModelError::Executor(error) if error.code == Code::UNSUPPORTED => Some(plugin(error)),
+        error if error.blames_backend() => Some(match error {
+            ModelError::Executor(error) => plugin(error),
+            other => Verdict::LoadFailed { why: other.to_string() },
+        }),
+        _ => None,
+    }
+}

@@ -1,0 +1,188 @@
+//! Remembers probes, so that a warm start runs none: by what the file holds and all that could change the outcome.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::models::now_seconds;
+use crate::registry::verdict::Verdict;
+
+use super::answer::Opened;
+use super::parent::passed_variables;
+
+/// Raised when what is remembered means something else.
+const VERSION: u32 = 1;
+/// Plugins on one machine are few; more entries than this are leftovers.
+const MOST: usize = 256;
+/// A failure is believed for so long, in seconds: it may have had a passing cause.
+const QUARANTINE: u64 = 24 * 3600;
+/// Variables that differ between starts and change nothing for a plugin.
+const PLACES: [&str; 7] = ["PATH", "HOME", "USER", "TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME"];
+
+/// What is remembered, and where.
+pub struct Cache {
+    /// None where this user has no place for it.
+    file: Option<PathBuf>,
+    content: Content,
+    changed: bool,
+}
+
+/// All that decides a probe beside the file: hardware, drivers, options, environment.
+pub struct Conditions(String);
+
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Content {
+    version: u32,
+    /// Digests by file, so that a file is read once.
+    digests: BTreeMap<PathBuf, Stamped>,
+    probes: BTreeMap<String, Entry>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Stamped {
+    /// Changes when the file does.
+    stamp: String,
+    digest: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Entry {
+    /// Seconds since 1970.
+    at: u64,
+    outcome: Outcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    Opened(Opened),
+    Failed(Verdict),
+}
+
+impl Conditions {
+    pub fn new(hardware: &str, options: &[(String, String)]) -> Self {
+        let mut variables = passed_variables();
+        variables.retain(|(name, _)| !PLACES.contains(&&*name.to_string_lossy()));
+        variables.sort();
+        let host = (env!("CARGO_PKG_VERSION"), sconce_plugin_api::abi::ABI_VERSION);
+        Conditions(format!("{host:?}\n{hardware}\n{options:?}\n{variables:?}"))
+    }
+}
+
+impl Cache {
+    /// What earlier starts left. A file that cannot be read is as good as none.
+    pub fn open() -> Self {
+        let file = crate::paths::cache_dir().map(|dir| dir.join("probes.json"));
+        let content = file.as_deref().and_then(|file| serde_json::from_slice(&std::fs::read(file).ok()?).ok());
+        let content = content.filter(|content: &Content| content.version == VERSION);
+        let empty = Content { version: VERSION, ..Content::default() };
+        Cache { file, content: content.unwrap_or(empty), changed: false }
+    }
+
+    /// SHA-256 of a file, read only if it changed.
+    pub fn digest(&mut self, path: &Path) -> std::io::Result<String> {
+        let stamp = stamp(path)?;
+        if let Some(known) = self.content.digests.get(path).filter(|known| known.stamp == stamp) {
+            return Ok(known.digest.clone());
+        }
+        let digest = sha256(path)?;
+        // Paths that are not UTF-8 do not fit into the file: they are read each time.
+        if path.to_str().is_some() {
+            let stamped = Stamped { stamp, digest: digest.clone() };
+            self.content.digests.insert(path.to_owned(), stamped);
+            self.changed = true;
+        }
+        Ok(digest)
+    }
+
+    /// What the same file did under the same conditions.
+    pub fn recall(&self, digest: &str, conditions: &Conditions) -> Option<Result<Opened, Verdict>> {
+        let entry = self.content.probes.get(&key(digest, conditions))?;
+        match &entry.outcome {
+            Outcome::Opened(opened) => Some(Ok(opened.clone())),
+            Outcome::Failed(verdict) => {
+                let seconds_ago = now_seconds().saturating_sub(entry.at);
+                let then = Box::new(verdict.clone());
+                (seconds_ago < QUARANTINE).then_some(Err(Verdict::Quarantined { then, seconds_ago }))
+            }
+        }
+    }
+
+    pub fn remember(&mut self, digest: &str, conditions: &Conditions, outcome: &Result<Opened, Verdict>) {
+        let outcome = match outcome {
+            Ok(opened) => match opened.devices.iter().find(|device| device.verdict.is_ok()) {
+                Some(_) => Some(Outcome::Opened(opened.clone())),
+                None => worth(opened.devices.first().map(|device| &device.verdict)),
+            },
+            Err(verdict) => worth(Some(verdict)),
+        };
+        let key = key(digest, conditions);
+        match outcome {
+            Some(outcome) => drop(self.content.probes.insert(key, Entry { at: now_seconds(), outcome })),
+            None => drop(self.content.probes.remove(&key)),
+        }
+        self.changed = true;
+    }
+
+    /// Forgets what turned out not to hold.
+    pub fn forget(&mut self, digest: &str, conditions: &Conditions) {
+        self.changed |= self.content.probes.remove(&key(digest, conditions)).is_some();
+    }
+
+    /// Writes what is new. Two hosts that start at once may lose an entry to each other, which costs a probe.
+    pub fn save(&mut self) {
+        let Some(file) = self.file.as_deref().filter(|_| self.changed) else { return };
+        while self.content.probes.len() > MOST {
+            let oldest = self.content.probes.iter().min_by_key(|(_, entry)| entry.at);
+            let oldest = oldest.map(|(key, _)| key.clone()).expect("it is not empty");
+            self.content.probes.remove(&oldest);
+        }
+        self.content.digests.retain(|path, _| path.exists());
+        let json = serde_json::to_vec(&self.content).expect("plain data with paths in UTF-8");
+        match crate::paths::write_whole(file, &json) {
+            Ok(()) => self.changed = false,
+            Err(error) => tracing::debug!("{}: probes are not remembered: {error}", file.display()),
+        }
+    }
+}
+
+fn worth(verdict: Option<&Verdict>) -> Option<Outcome> {
+    verdict.filter(|verdict| verdict.is_worth_remembering()).cloned().map(Outcome::Failed)
+}
+
+fn key(digest: &str, conditions: &Conditions) -> String {
+    hex(&Sha256::digest(format!("{digest}\n{}", conditions.0)))
+}
+
+fn sha256(path: &Path) -> std::io::Result<String> {
+    let (mut file, mut hash, mut part) = (std::fs::File::open(path)?, Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut part)? {
+            0 => return Ok(hex(&hash.finalize())),
+            count => hash.update(&part[..count]),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(unix)]
+fn stamp(path: &Path) -> std::io::Result<String> {
+    use std::os::unix::fs::MetadataExt;
+    let m = path.metadata()?;
+    let file = (m.dev(), m.ino(), m.len());
+    // The time of change cannot be set back as that of modification can.
+    let times = (m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec());
+    Ok(format!("{file:?} {times:?}"))
+}
+
+#[cfg(not(unix))]
+fn stamp(path: &Path) -> std::io::Result<String> {
+    let m = path.metadata()?;
+    Ok(format!("{} {:?}", m.len(), m.modified()?))
+}

@@ -1,0 +1,225 @@
+//! The probing parent: starts a child per plugin, all at once, and judges how each ended.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+use crate::registry::verdict::{Stage, Verdict};
+
+use super::answer::{self, Opened};
+
+/// Variables that a plugin, its libraries or its driver may need. Everything else stays outside.
+const PASSED: [&str; 8] = ["PATH", "HOME", "USER", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "XDG_CACHE_HOME"];
+const PASSED_PREFIXES: [&str; 20] = [
+    "LD_", "DYLD_", "SCONCE_", "CUDA_", "NVIDIA_", "CUBLAS_", "HIP_", "ROCR_", "ROCM_", "HSA_", "AMD_", "GPU_",
+    "ONEAPI_", "ZE_", "SYCL_", "VK_", "MTL_", "METAL_", "CANDLE_", "MISTRALRS_",
+];
+
+/// Most of what a child prints that is kept, in bytes: the end of it.
+const KEPT: usize = 8 << 10;
+/// How often a child is looked at.
+const TICK: Duration = Duration::from_millis(1);
+/// For a killed child to be gone; one that hangs in a driver may never be.
+const LAST_RESPECTS: Duration = Duration::from_secs(1);
+
+/// Probes plugins under the same conditions.
+pub struct Prober {
+    /// Before the child's command line: an emulator, in tests.
+    runner: Vec<String>,
+    executable: PathBuf,
+    timeout: Duration,
+    options: Vec<(String, String)>,
+    work: tempfile::TempDir,
+}
+
+/// What became of one probe.
+#[derive(Debug, Clone)]
+pub struct Probed {
+    pub outcome: Result<Opened, Verdict>,
+    /// The end of what the child printed.
+    pub said: String,
+    pub took: Duration,
+}
+
+impl Prober {
+    pub fn new(timeout: Duration, options: &[(String, String)]) -> Result<Self, Error> {
+        let cannot = |source| Error::System { what: "cannot prepare the probing of plugins", source };
+        let work = tempfile::Builder::new().prefix("sconce-probe-").tempdir().map_err(cannot)?;
+        sconce_conformance::answers::write_models(work.path()).map_err(cannot)?;
+        Ok(Prober {
+            runner: runner(),
+            executable: std::env::current_exe().map_err(cannot)?,
+            timeout,
+            options: options.to_vec(),
+            work,
+        })
+    }
+
+    /// Probes all files at once; the results are in their order.
+    pub fn probe(&self, files: &[&Path]) -> Vec<Probed> {
+        std::thread::scope(|scope| {
+            let start = |(at, file): (usize, &&Path)| {
+                let file = file.to_path_buf();
+                scope.spawn(move || self.probe_one(at, &file))
+            };
+            let threads: Vec<_> = files.iter().enumerate().map(start).collect();
+            threads.into_iter().map(|thread| thread.join().expect("probing does not panic")).collect()
+        })
+    }
+
+    fn probe_one(&self, at: usize, file: &Path) -> Probed {
+        let begin = Instant::now();
+        let answer_file = self.work.path().join(format!("{at}.answer"));
+        let nonce: u64 = rand::random();
+        let (outcome, said) = match self.command(file, &answer_file, nonce).spawn() {
+            Ok(child) => self.judge(child, &answer_file, nonce),
+            Err(error) => {
+                let why = format!("its probe cannot be started: {error}");
+                (Err(Verdict::LoadFailed { why }), String::new())
+            }
+        };
+        Probed { outcome, said, took: begin.elapsed() }
+    }
+
+    fn command(&self, file: &Path, answer: &Path, nonce: u64) -> Command {
+        let mut words = self.runner.iter().map(OsString::from).chain([self.executable.clone().into()]);
+        let mut command = Command::new(words.next().expect("the executable at least"));
+        command.args(words).args(["--log", "warn", "--log-format", "text", "__probe-plugin"]);
+        command.arg("--answer").arg(answer).arg("--models").arg(self.work.path());
+        command.arg("--nonce").arg(nonce.to_string());
+        for (key, value) in &self.options {
+            command.arg("--option").arg(format!("{key}={value}"));
+        }
+        command.arg("--").arg(file);
+        command.env_clear().envs(passed_variables());
+        // One thread each: the pools of several children would fight for the cores.
+        command.envs(["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"].map(|name| (name, "1")));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        command
+    }
+
+    /// Waits for the child, and makes a verdict of how it ended.
+    fn judge(&self, mut child: Child, answer: &Path, nonce: u64) -> (Result<Opened, Verdict>, String) {
+        let stdout = tail(child.stdout.take());
+        let stderr = tail(child.stderr.take());
+        let ended = wait(&mut child, self.timeout);
+        end_group(&mut child);
+        let said = format!("{}{}", received(&stdout), received(&stderr));
+        let answer::Read { stage, answer } = answer::read(answer, nonce);
+        let outcome = answer.unwrap_or_else(|| {
+            Err(match ended {
+                Some(status) => without_answer(status, stage, said.clone()),
+                None => Verdict::TimedOut { seconds: self.timeout.as_secs(), stage, said: said.clone() },
+            })
+        });
+        (outcome, said)
+    }
+}
+
+/// A command line to run the child under, from SCONCE_PROBE_RUNNER: an emulator of another processor.
+fn runner() -> Vec<String> {
+    let line = std::env::var("SCONCE_PROBE_RUNNER").unwrap_or_default();
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+/// The environment of a child, but for the variables that set flags of ours.
+pub(super) fn passed_variables() -> Vec<(OsString, OsString)> {
+    let ours = crate::cli::variables();
+    let passed = |name: &OsStr| {
+        let name = name.to_string_lossy();
+        let known = PASSED.contains(&&*name) || PASSED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+        known && !ours.contains(&*name)
+    };
+    std::env::vars_os().filter(|(name, _)| passed(name)).collect()
+}
+
+/// Its status, or none if it did not end in time.
+fn wait(child: &mut Child, timeout: Duration) -> Option<ExitStatus> {
+    let begin = Instant::now();
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Some(status),
+            Ok(None) if begin.elapsed() < timeout => std::thread::sleep(TICK),
+            // A child that cannot be asked is treated as one that does not answer.
+            Ok(None) | Err(_) => return None,
+        }
+    }
+}
+
+/// Ends the child and whatever it started.
+fn end_group(child: &mut Child) {
+    #[cfg(unix)]
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        // Nobody is left in the group of a child that ended by itself and started nothing.
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    // It may have ended; then there is nothing to kill.
+    let _ = child.kill();
+    wait(child, LAST_RESPECTS);
+}
+
+#[cfg(unix)]
+fn without_answer(status: ExitStatus, stage: Stage, said: String) -> Verdict {
+    use rustix::process::Signal;
+    use std::os::unix::process::ExitStatusExt;
+    match status.signal() {
+        Some(signal) if signal == Signal::ILL.as_raw() => {
+            Verdict::CpuFeature { missing: "an instruction (SIGILL)".to_owned() }
+        }
+        Some(signal) => Verdict::Crashed { signal: signal_name(signal), stage, said },
+        None => Verdict::Exited { status: status.code().unwrap_or(-1), stage, said },
+    }
+}
+
+#[cfg(not(unix))]
+fn without_answer(status: ExitStatus, stage: Stage, said: String) -> Verdict {
+    // Windows ends a process that crashed with an exception code, which as a status is negative.
+    match status.code() {
+        Some(code) if code < 0 => Verdict::Crashed { signal: format!("exception {code:#x}"), stage, said },
+        code => Verdict::Exited { status: code.unwrap_or(-1), stage, said },
+    }
+}
+
+#[cfg(unix)]
+fn signal_name(signal: i32) -> String {
+    use rustix::process::Signal;
+    let names = [
+        (Signal::ABORT, "SIGABRT"),
+        (Signal::BUS, "SIGBUS"),
+        (Signal::FPE, "SIGFPE"),
+        (Signal::KILL, "SIGKILL"),
+        (Signal::SEGV, "SIGSEGV"),
+        (Signal::SYS, "SIGSYS"),
+        (Signal::TERM, "SIGTERM"),
+        (Signal::TRAP, "SIGTRAP"),
+    ];
+    let name = names.iter().find(|(known, _)| known.as_raw() == signal).map(|(_, name)| *name);
+    name.map_or_else(|| format!("signal {signal}"), str::to_owned)
+}
+
+/// Reads a pipe to its end on a thread of its own, and keeps the last bytes. The thread is not waited for: a
+/// process that the plugin started may hold the pipe open for ever.
+fn tail(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let (mut pipe, mut kept, mut part) = (pipe?, Vec::new(), [0; 4096]);
+        while let Ok(count @ 1..) = pipe.read(&mut part) {
+            kept.extend_from_slice(&part[..count]);
+            kept.drain(..kept.len().saturating_sub(KEPT));
+        }
+        // Nobody may wait any more.
+        sender.send(kept).ok()
+    });
+    receiver
+}
+
+fn received(tail: &Receiver<Vec<u8>>) -> String {
+    let bytes = tail.recv_timeout(Duration::from_millis(200)).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}

@@ -1,0 +1,39 @@
+//! What a plugin file says of itself, before any of it runs.
+
+use std::path::Path;
+
+use sconce_plugin_api::loader::{PluginManifest, check_abi, read_manifest};
+
+use crate::hardware::CpuFeatures;
+
+use super::judge;
+use super::verdict::Verdict;
+
+/// Reads the manifest, and refuses what cannot run here whatever a probe might say. A file that was refused may
+/// still have a manifest to show.
+pub fn screen(path: &Path, cpu: &CpuFeatures) -> (Option<PluginManifest>, Result<(), Verdict>) {
+    match read_manifest(path) {
+        Err(error) => (None, Err(judge::manifest(&error))),
+        Ok(manifest) => {
+            let fits = check_abi(&manifest).map_err(|e| judge::load(&e)).and_then(|()| features(&manifest, cpu));
+            (Some(manifest), fits)
+        }
+    }
+}
+
+fn features(manifest: &PluginManifest, cpu: &CpuFeatures) -> Result<(), Verdict> {
+    let missing = cpu.missing(&manifest.cpu_features);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let words = |os_disabled: bool| {
+        let names = missing.iter().filter(|m| m.os_disabled == os_disabled).map(|m| m.feature.as_str());
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let missing = match (words(false), words(true)) {
+        (cpu, os) if os.is_empty() => cpu,
+        (cpu, os) if cpu.is_empty() => format!("{os} (which the system has not enabled)"),
+        (cpu, os) => format!("{cpu}, {os} (the latter not enabled by the system)"),
+    };
+    Err(Verdict::CpuFeature { missing })
+}

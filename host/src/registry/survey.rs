@@ -1,0 +1,225 @@
+//! Looks at every plugin file there is, and comes to a verdict on each.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sconce_plugin_api::loader::PluginManifest;
+
+use crate::cli::SelectArgs;
+use crate::error::Error;
+use crate::hardware::Hardware;
+
+use super::discover::{Found, discover, search_dirs};
+use super::policy::Policy;
+use super::probe::{Cache, Conditions, Opened, ProbedDevice, Prober};
+use super::screen::screen;
+use super::verdict::Verdict;
+
+/// A plugin file and what became of it.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    pub path: PathBuf,
+    /// None if the file has none that can be read.
+    pub manifest: Option<PluginManifest>,
+    pub verdict: Verdict,
+    /// What it has to offer, if it could be opened in a child.
+    pub opened: Option<Opened>,
+    /// The end of what it printed while it was probed.
+    pub said: String,
+    pub probe: Probe,
+    pub digest: String,
+}
+
+/// Where the verdict comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probe {
+    /// From the file alone.
+    None,
+    /// From an earlier start.
+    Remembered,
+    /// From a child, in this time.
+    Fresh(Duration),
+}
+
+/// Everything a choice is made from.
+pub struct Survey {
+    pub candidates: Vec<Candidate>,
+    pub hardware: Hardware,
+    pub searched: Vec<PathBuf>,
+    pub(super) cache: Cache,
+    pub(super) conditions: Conditions,
+}
+
+/// Discovers, screens and probes.
+pub fn survey(args: &SelectArgs, policy: &Policy, hardware: Hardware) -> Result<Survey, Error> {
+    let found = discover(&args.plugin_dir);
+    let mut survey = Survey {
+        candidates: found.into_iter().map(|found| candidate(found, &hardware)).collect(),
+        conditions: Conditions::new(&hardware.fingerprint(), &args.backend_opt),
+        hardware,
+        searched: search_dirs(&args.plugin_dir),
+        cache: Cache::open(),
+    };
+    survey.set_aside(policy);
+    survey.digest();
+    let open = survey.recall(policy, args.no_probe_cache);
+    survey.probe(&open, args)?;
+    survey.drop_doubles();
+    survey.cache.save();
+    Ok(survey)
+}
+
+/// The verdict of the file alone.
+fn candidate(found: Found, hardware: &Hardware) -> Candidate {
+    let (manifest, verdict) = match found.permitted {
+        Err(verdict) => (None, Err(verdict)),
+        Ok(()) => screen(&found.path, &hardware.cpu.features),
+    };
+    Candidate {
+        path: found.path,
+        manifest,
+        verdict: verdict.err().unwrap_or(Verdict::Ok),
+        opened: None,
+        said: String::new(),
+        probe: Probe::None,
+        digest: String::new(),
+    }
+}
+
+impl Candidate {
+    /// `id`, or `id@variant`, or the file's name if it has neither.
+    pub fn name(&self) -> String {
+        match &self.manifest {
+            Some(m) if m.variant.is_empty() => m.id.clone(),
+            Some(m) => format!("{}@{}", m.id, m.variant),
+            None => self.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        }
+    }
+
+    pub fn id(&self) -> Option<&str> {
+        self.manifest.as_ref().map(|manifest| manifest.id.as_str())
+    }
+
+    pub fn devices(&self) -> &[ProbedDevice] {
+        self.opened.as_ref().map_or(&[], |opened| &opened.devices)
+    }
+
+    fn opened(&mut self, outcome: Result<Opened, Verdict>) {
+        match outcome {
+            Err(verdict) => self.verdict = verdict,
+            Ok(opened) => {
+                let usable = opened.devices.iter().any(|device| device.verdict.is_ok());
+                let first = opened.devices.first().map(|device| device.verdict.clone());
+                self.verdict = first.filter(|_| !usable).unwrap_or(Verdict::Ok);
+                self.opened = Some(opened);
+            }
+        }
+    }
+}
+
+impl Survey {
+    /// Those of a verdict that is still open.
+    fn open(&self) -> Vec<usize> {
+        (0..self.candidates.len()).filter(|at| self.candidates[*at].verdict.is_ok()).collect()
+    }
+
+    /// The ids of all plugins found.
+    pub fn ids(&self) -> Vec<&str> {
+        self.candidates.iter().filter_map(Candidate::id).collect()
+    }
+
+    /// A plugin that this policy cannot choose is not opened.
+    fn set_aside(&mut self, policy: &Policy) {
+        let ids: Vec<String> = self.ids().into_iter().map(str::to_owned).collect();
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        for candidate in self.candidates.iter_mut().filter(|c| c.verdict.is_ok()) {
+            let manifest = candidate.manifest.as_ref().expect("a file without one has another verdict");
+            let why = match policy {
+                Policy::Auto if manifest.test => {
+                    Some("it is a test plugin; name it with --backend to use it".to_owned())
+                }
+                Policy::Wishes(wishes) if !wishes.iter().any(|wish| wish.may_mean(manifest, &ids)) => {
+                    Some(format!("--backend {policy} asks for another"))
+                }
+                _ => None,
+            };
+            if let Some(why) = why {
+                candidate.verdict = Verdict::NotChosen { why };
+            }
+        }
+    }
+
+    /// Files that hold the same are one plugin.
+    fn digest(&mut self) {
+        let mut first: HashMap<String, String> = HashMap::new();
+        for at in self.open() {
+            let candidate = &mut self.candidates[at];
+            match self.cache.digest(&candidate.path) {
+                Err(error) => {
+                    candidate.verdict = Verdict::NotAPlugin { why: format!("it cannot be read: {error}") };
+                }
+                Ok(digest) => {
+                    candidate.digest = digest.clone();
+                    if let Some(of) = first.get(&digest) {
+                        candidate.verdict = Verdict::Duplicate { of: of.clone() };
+                    } else {
+                        first.insert(digest, candidate.path.display().to_string());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what earlier starts found, and returns those that are left to probe. A backend that is asked for by
+    /// name gets another chance.
+    fn recall(&mut self, policy: &Policy, fresh: bool) -> Vec<usize> {
+        let mut left = self.open();
+        left.retain(|&at| {
+            let candidate = &mut self.candidates[at];
+            let known = self.cache.recall(&candidate.digest, &self.conditions).filter(|_| !fresh);
+            match known {
+                None => true,
+                Some(Err(_)) if *policy != Policy::Auto => true,
+                Some(outcome) => {
+                    candidate.probe = Probe::Remembered;
+                    candidate.opened(outcome);
+                    false
+                }
+            }
+        });
+        left
+    }
+
+    fn probe(&mut self, open: &[usize], args: &SelectArgs) -> Result<(), Error> {
+        if open.is_empty() {
+            return Ok(());
+        }
+        let prober = Prober::new(Duration::from_secs(args.probe_timeout), &args.backend_opt)?;
+        let files: Vec<_> = open.iter().map(|at| self.candidates[*at].path.as_path()).collect();
+        let probed = prober.probe(&files);
+        for (at, probed) in open.iter().zip(probed) {
+            let candidate = &mut self.candidates[*at];
+            self.cache.remember(&candidate.digest, &self.conditions, &probed.outcome);
+            candidate.probe = Probe::Fresh(probed.took);
+            candidate.said = probed.said;
+            candidate.opened(probed.outcome);
+        }
+        Ok(())
+    }
+
+    /// Of plugins that work and are the same by name, variant and version, the first counts.
+    fn drop_doubles(&mut self) {
+        let mut first: HashMap<(String, String, String), String> = HashMap::new();
+        for at in self.open() {
+            let candidate = &mut self.candidates[at];
+            let m = candidate.manifest.as_ref().expect("a plugin that works has one");
+            let same = (m.id.clone(), m.variant.clone(), m.version.clone());
+            if let Some(of) = first.get(&same) {
+                candidate.verdict = Verdict::Duplicate { of: of.clone() };
+            } else {
+                first.insert(same, candidate.path.display().to_string());
+            }
+        }
+    }
+}
