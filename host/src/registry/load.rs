@@ -7,7 +7,7 @@ use sconce_conformance::{CaseReport, Report, Subject, run_cases};
 use sconce_formats::{Format, source::ModelSource as Files};
 use sconce_plugin_api::abi::codes::{device, dtype, source};
 use sconce_plugin_api::abi::{DeviceInfo, KeyValue, LoadRequest, ModelSource, PluginBox};
-use sconce_plugin_api::loader::{AbiVersion, LoadError, ManifestError, PluginManifest, open};
+use sconce_plugin_api::loader::{self, PluginManifest, open};
 
 use crate::error::{ModelError, PluginFileError};
 use crate::executor::{ExecError, InProcess};
@@ -56,9 +56,7 @@ pub struct ModelVerdict {
 
 /// Refuses a plugin for another ABI before any of it is executed.
 pub fn check_abi(manifest: &PluginManifest) -> Result<(), PluginFileError> {
-    let damaged = || ManifestError::Damaged(format!("`{}` is no ABI version", manifest.abi));
-    let (theirs, ours) = (AbiVersion::parse(&manifest.abi).ok_or_else(damaged)?, AbiVersion::ours());
-    if theirs.major == ours.major { Ok(()) } else { Err(LoadError::Major { theirs, ours }.into()) }
+    Ok(loader::check_abi(manifest)?)
 }
 
 impl Backend {
