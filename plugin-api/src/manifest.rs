@@ -4,6 +4,8 @@
 //! (1), a little-endian `u32` length and that many bytes of UTF-8 JSON. Unknown keys are ignored.
 //! Here it is rendered at compile time; `loader::manifest` reads it.
 
+pub(crate) mod features;
+
 /// Begins the section.
 pub const MAGIC: &[u8; 7] = b"SCONCE\0";
 /// Version of the frame.
@@ -39,22 +41,37 @@ pub struct Manifest {
     pub test: bool,
 }
 
-/// A library the plugin needs, and where it is looked for.
+/// A library the plugin needs, and where it is looked for before the system's own places.
 pub struct Library {
     /// File name, such as `libcublas.so.13`.
     pub name: &'static str,
-    /// Directories, in order; `$ORIGIN` is the plugin's own.
+    /// Absolute directories, in order. `$ORIGIN` is the plugin's own, `$NAME` or `${NAME}` an environment
+    /// variable (a directory with one that is not set is left out), `*` stands for any text within a name.
     pub search: &'static [&'static str],
+    /// A command that makes it available, for people; may be empty.
+    pub fix: &'static str,
 }
 
-/// A driver library with a function that tells its version.
+/// A driver without which no device works, and how to ask it. Every function is C and answers 0 when all is well.
 pub struct Driver {
-    /// File name.
+    /// For people: `NVIDIA driver`.
+    pub name: &'static str,
+    /// File name of its library, which the system's loader looks up.
     pub library: &'static str,
-    /// Symbol to ask.
+    /// Tells the version: `int f(int *version)`.
     pub symbol: &'static str,
-    /// Least value that works.
+    /// Least version that works, as `symbol` counts.
     pub least: u64,
+    /// The same as people call it, such as `580`; may be empty.
+    pub least_name: &'static str,
+    /// Starts the driver: `int f(unsigned flags)`, called with 0; empty if it needs none.
+    pub init: &'static str,
+    /// Counts devices: `int f(int *count)`; empty if the driver does not tell.
+    pub count: &'static str,
+    /// What `init` or `count` answers instead of a count when there is no device; 0 if there is no such answer.
+    pub no_device: i32,
+    /// A command or an address that gets the driver, for people; may be empty.
+    pub fix: &'static str,
 }
 
 /// The largest manifest, frame included.
@@ -146,6 +163,27 @@ impl Rendered {
         }
     }
 
+    const fn signed(self, value: i32) -> Self {
+        let signed = if value < 0 { self.raw("-") } else { self };
+        signed.number(value.unsigned_abs() as u64)
+    }
+
+    /// The names of the features this build uses.
+    const fn cpu_features(mut self) -> Self {
+        self = self.raw(",\"cpu_features\":[");
+        let (mut i, mut first) = (0, true);
+        while i < features::FEATURES.len() {
+            let (name, used) = features::FEATURES[i];
+            if used {
+                self = if first { self } else { self.raw(",") };
+                self = self.text(name);
+                first = false;
+            }
+            i += 1;
+        }
+        self.raw("]")
+    }
+
     const fn libraries(mut self, libraries: &[Library]) -> Self {
         self = self.raw(",\"libraries\":[");
         let mut i = 0;
@@ -154,7 +192,8 @@ impl Rendered {
                 self = self.raw(",");
             }
             self = self.raw("{\"name\":").text(libraries[i].name);
-            self = self.list("search", libraries[i].search).raw("}");
+            self = self.list("search", libraries[i].search);
+            self = self.field("fix", libraries[i].fix).raw("}");
             i += 1;
         }
         self.raw("]")
@@ -164,11 +203,18 @@ impl Rendered {
         match driver {
             None => self,
             Some(d) => self
-                .raw(",\"driver\":{\"library\":")
-                .text(d.library)
+                .raw(",\"driver\":{\"name\":")
+                .text(d.name)
+                .field("library", d.library)
                 .field("symbol", d.symbol)
                 .raw(",\"least\":")
                 .number(d.least)
+                .field("least_name", d.least_name)
+                .field("init", d.init)
+                .field("count", d.count)
+                .raw(",\"no_device\":")
+                .signed(d.no_device)
+                .field("fix", d.fix)
                 .raw("}"),
         }
     }
@@ -185,7 +231,7 @@ impl Rendered {
 }
 
 impl Manifest {
-    /// The frame and the JSON, computed at compile time. `target` is the triple's `arch-os`.
+    /// The frame and the JSON, computed at compile time.
     pub const fn render(&self) -> Rendered {
         let mut start = Rendered { bytes: [0; MAX_BYTES], len: HEADER_BYTES };
         let mut i = 0;
@@ -206,6 +252,7 @@ impl Manifest {
             .field("abi", env!("CARGO_PKG_VERSION"))
             .field("arch", std::env::consts::ARCH)
             .field("os", std::env::consts::OS)
+            .cpu_features()
             .list("device_kinds", self.device_kinds)
             .list("formats", self.formats)
             .libraries(self.libraries)

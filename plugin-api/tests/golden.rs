@@ -39,13 +39,37 @@ fn the_text_names_what_crosses_the_boundary() {
     assert!(!text.contains("0x"), "an address would change with every build");
 }
 
+/// Minor and digest of each golden file.
+fn released() -> Vec<(String, String)> {
+    let directory = golden_file().parent().expect("the file has a name").to_owned();
+    let entries = std::fs::read_dir(directory).expect("the golden files are part of the crate");
+    let read = |entry: std::io::Result<std::fs::DirEntry>| {
+        let path = entry.expect("a directory entry").path();
+        let text = std::fs::read_to_string(&path).expect("a golden file");
+        let minor = path.file_stem().expect("a golden file has a name").to_string_lossy().into_owned();
+        (minor, golden_digest(&text))
+    };
+    entries.map(read).collect()
+}
+
 #[test]
-fn the_document_quotes_the_digest() {
+fn the_document_quotes_every_digest() {
     let document = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/plugin-abi.md");
     let Ok(text) = std::fs::read_to_string(&document) else {
         println!("skipped: {} is not part of this checkout", document.display());
         return;
     };
-    let digest = golden_digest();
-    assert!(text.contains(&digest), "{} does not quote {digest}", document.display());
+    for (minor, digest) in released() {
+        let line = format!("| {minor} | `{digest}` |");
+        assert!(text.contains(&line), "{} does not have {line}", document.display());
+    }
+}
+
+/// 1.1 added keys to the manifest and nothing to the layouts.
+#[test]
+fn the_minors_so_far_have_the_same_layouts() {
+    let mut digests = released();
+    digests.sort();
+    let expected = [("1.0", "da5462574958a934"), ("1.1", "da5462574958a934")];
+    assert_eq!(digests, expected.map(|(minor, digest)| (minor.to_owned(), digest.to_owned())));
 }

@@ -30,9 +30,9 @@ pub fn golden_text() -> String {
     types.print()
 }
 
-/// FNV-1a of [`golden_text`], 64 bits, for documents to quote.
-pub fn golden_digest() -> String {
-    let digest = golden_text().bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+/// FNV-1a of a text of [`golden_text`], 64 bits, for documents to quote.
+pub fn golden_digest(text: &str) -> String {
+    let digest = text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
     format!("{digest:016x}")

@@ -1,5 +1,7 @@
 //! Reads the manifest of a plugin file (see `crate::manifest` for its frame) without executing the file.
 
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -39,6 +41,9 @@ pub struct PluginManifest {
     /// Operating system.
     #[serde(default)]
     pub os: String,
+    /// CPU features it was compiled for, in rustc's words; empty before ABI 1.1.
+    #[serde(default)]
+    pub cpu_features: Vec<String>,
     /// Names of device kinds.
     #[serde(default)]
     pub device_kinds: Vec<String>,
@@ -56,25 +61,46 @@ pub struct PluginManifest {
     pub test: bool,
 }
 
-/// A library the plugin needs.
+/// A library the plugin needs: what `crate::manifest::Library` says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NeededLibrary {
     /// File name.
     pub name: String,
-    /// Where it is looked for.
+    /// Where it is looked for before the system's own places.
     #[serde(default)]
     pub search: Vec<String>,
+    /// A command that makes it available; may be empty.
+    #[serde(default)]
+    pub fix: String,
 }
 
-/// A driver and its least version.
+/// A driver, its least version and how to ask it: what `crate::manifest::Driver` says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DriverFloor {
+    /// For people.
+    #[serde(default)]
+    pub name: String,
     /// File name.
     pub library: String,
     /// Symbol that tells the version.
     pub symbol: String,
-    /// Least value.
+    /// Least version, as `symbol` counts.
     pub least: u64,
+    /// The same as people call it.
+    #[serde(default)]
+    pub least_name: String,
+    /// Symbol that starts the driver; may be empty.
+    #[serde(default)]
+    pub init: String,
+    /// Symbol that counts devices; may be empty.
+    #[serde(default)]
+    pub count: String,
+    /// What `init` or `count` answers when there is no device; 0 if there is no such answer.
+    #[serde(default)]
+    pub no_device: i32,
+    /// How to get the driver; may be empty.
+    #[serde(default)]
+    pub fix: String,
 }
 
 /// Why a file is no plugin for this machine. The words serve after `PATH: `.
@@ -89,10 +115,18 @@ pub enum ManifestError {
     /// Shorter than its own headers say.
     #[error("it is truncated: {0}; copy it again")]
     Truncated(String),
-    /// Another CPU or system.
-    #[error("it is {found}, this machine needs {expected}")]
-    WrongTarget {
-        /// What the file is.
+    /// Built for another operating system.
+    #[error("it is built for {found}, and this machine runs {expected}; install the plugin for {expected}")]
+    WrongOs {
+        /// What the file is for, in Rust's words.
+        found: String,
+        /// What runs here.
+        expected: String,
+    },
+    /// Built for another CPU architecture.
+    #[error("it is built for {found}, and this machine is {expected}; install the plugin for {expected}")]
+    WrongArch {
+        /// What the file is for, in Rust's words.
         found: String,
         /// What runs here.
         expected: String,
@@ -105,13 +139,87 @@ pub enum ManifestError {
     Damaged(String),
 }
 
-/// Reads the manifest of the library at `path`.
+/// A library file of any target, read without executing it.
+#[derive(Debug)]
+pub struct LibraryFile {
+    /// `ELF`, `Mach-O` or `PE`.
+    pub format: &'static str,
+    /// CPU architecture in Rust's words, such as `x86_64` or `aarch64`.
+    pub arch: String,
+    /// Operating system in Rust's words, such as `linux` or `macos`.
+    pub os: String,
+    /// Every architecture in a fat Mach-O file, of which `arch` is the one that was read; else empty.
+    pub slices: Vec<String>,
+    /// Libraries that the system's loader has to find.
+    pub needed: Vec<String>,
+    /// RPATH, RUNPATH or LC_RPATH, unexpanded.
+    pub search: Vec<String>,
+    /// `search` comes before the environment's directories, as an RPATH does.
+    pub search_first: bool,
+    /// The manifest, or why there is none.
+    pub manifest: Result<PluginManifest, ManifestError>,
+    /// Size of the file.
+    pub bytes: u64,
+}
+
+impl LibraryFile {
+    /// Whether this machine's loader takes the file: its system and its architecture.
+    ///
+    /// # Errors
+    /// [`ManifestError::WrongOs`] and [`ManifestError::WrongArch`].
+    pub fn check_target(&self) -> Result<(), ManifestError> {
+        use std::env::consts::{ARCH, OS};
+        if self.os != OS {
+            return Err(ManifestError::WrongOs { found: self.os.clone(), expected: OS.to_owned() });
+        }
+        if self.arch != ARCH {
+            return Err(ManifestError::WrongArch { found: self.arch.clone(), expected: ARCH.to_owned() });
+        }
+        Ok(())
+    }
+}
+
+/// Reads a library of any target: ELF, Mach-O (thin and fat) or PE. Only the pieces that are looked at are read.
+///
+/// # Errors
+/// [`ManifestError::Unreadable`], [`ManifestError::NotALibrary`] and [`ManifestError::Truncated`].
+pub fn inspect(path: &Path) -> Result<LibraryFile, ManifestError> {
+    let facts = std::fs::metadata(path).map_err(ManifestError::Unreadable)?;
+    if !facts.is_file() {
+        // Opening a pipe would wait for its other end.
+        return Err(ManifestError::NotALibrary("it is no regular file".into()));
+    }
+    inspect_in(File::open(path).map_err(ManifestError::Unreadable)?, facts.len())
+}
+
+fn inspect_in(file: impl Read + Seek, bytes: u64) -> Result<LibraryFile, ManifestError> {
+    let facts = object_file::read(file)?;
+    let manifest = facts.section.as_deref().ok_or(ManifestError::NoManifest).and_then(parse);
+    Ok(LibraryFile {
+        // ELF does not tell its system reliably.
+        os: match &manifest {
+            Ok(m) if facts.format == "ELF" && !m.os.is_empty() => m.os.clone(),
+            _ => facts.os,
+        },
+        format: facts.format,
+        arch: facts.arch,
+        slices: facts.slices,
+        needed: facts.needed,
+        search: facts.search,
+        search_first: facts.search_first,
+        manifest,
+        bytes,
+    })
+}
+
+/// Reads the manifest of the library at `path`, which must be one for this machine.
 ///
 /// # Errors
 /// [`ManifestError`]: what keeps the file from being a plugin for this machine.
 pub fn read_manifest(path: &Path) -> Result<PluginManifest, ManifestError> {
-    let file = std::fs::read(path).map_err(ManifestError::Unreadable)?;
-    parse(object_file::manifest_section(&file)?)
+    let file = inspect(path)?;
+    file.check_target()?;
+    file.manifest
 }
 
 fn parse(section: &[u8]) -> Result<PluginManifest, ManifestError> {
@@ -143,8 +251,18 @@ mod tests {
         licence: "MIT",
         device_kinds: &["cpu", "gpu"],
         formats: &[],
-        libraries: &[Library { name: "libx.so.1", search: &["$ORIGIN", "/opt/x"] }],
-        driver: Some(Driver { library: "libd.so", symbol: "version", least: 12080 }),
+        libraries: &[Library { name: "libx.so.1", search: &["$ORIGIN", "/opt/x"], fix: "apt install x" }],
+        driver: Some(Driver {
+            name: "D driver",
+            library: "libd.so",
+            symbol: "version",
+            least: 12080,
+            least_name: "570",
+            init: "start",
+            count: "",
+            no_device: -100,
+            fix: "",
+        }),
         test: true,
     }
     .render();
@@ -158,7 +276,11 @@ mod tests {
         assert_eq!(m.description, "back\\slash");
         assert_eq!(m.device_kinds, ["cpu", "gpu"]);
         assert_eq!(m.libraries[0].search, ["$ORIGIN", "/opt/x"]);
-        assert_eq!(m.driver.map(|d| d.least), Some(12080));
+        assert_eq!(m.libraries[0].fix, "apt install x");
+        let driver = m.driver.expect("it has one");
+        assert_eq!((driver.least, driver.no_device), (12080, -100));
+        assert_eq!((&*driver.name, &*driver.least_name, &*driver.init), ("D driver", "570", "start"));
+        assert_eq!(m.cpu_features.join(","), crate::manifest::features::used());
         assert_eq!(m.abi, crate::abi::ABI_VERSION);
         assert!(m.test);
     }

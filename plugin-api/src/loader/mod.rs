@@ -1,40 +1,23 @@
-//! The host's side of the boundary: read a plugin's manifest without executing it, open the library, check
-//! that both sides mean the same types, and create the plugin.
+//! The host's side of the boundary: read a plugin's manifest without executing it, say whether its libraries
+//! and its driver are there, open the library, check that both sides mean the same types, create the plugin.
+//!
+//! In the order of a start: [`inspect`] or [`read_manifest`], [`check_abi`], [`find_needed`] and
+//! [`find_listed`] execute nothing. [`ask_driver`] and [`open`] do, so they run in a child process first.
 
+mod abi;
+mod driver;
 mod golden;
 mod layout;
+mod libraries;
 mod manifest;
 mod object_file;
 mod open;
 
+pub use abi::{check_abi, AbiVersion};
+pub use driver::{ask_driver, DriverAnswer, DriverError};
 pub use golden::{golden_digest, golden_text};
-pub use manifest::{read_manifest, DriverFloor, ManifestError, NeededLibrary, PluginManifest};
-pub use open::{open, LoadError, OpenPlugin};
-
-/// Major and minor of an ABI version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AbiVersion {
-    /// Must be equal on both sides.
-    pub major: u32,
-    /// May differ: the older side decides what exists.
-    pub minor: u32,
-}
-
-impl AbiVersion {
-    /// What this host speaks.
-    pub fn ours() -> Self {
-        Self::parse(crate::abi::ABI_VERSION).expect("the crate's version is `major.minor.patch`")
-    }
-
-    /// Reads `major.minor[.patch]`.
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.split('.').map(|part| part.parse().ok());
-        Some(AbiVersion { major: parts.next()??, minor: parts.next()?? })
-    }
-}
-
-impl std::fmt::Display for AbiVersion {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
-    }
-}
+pub use libraries::{find_listed, find_needed, FoundLibrary};
+pub use manifest::{
+    inspect, read_manifest, DriverFloor, LibraryFile, ManifestError, NeededLibrary, PluginManifest,
+};
+pub use open::{open, preload, LoadError, OpenPlugin};

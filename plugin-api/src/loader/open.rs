@@ -9,8 +9,10 @@ use abi_stable::std_types::RSlice;
 use crate::abi::codes::build;
 use crate::abi::{AbiError, HostApi_Ref, KeyValue, PluginBox, PluginInfo, PluginRoot_Ref};
 
+use super::abi::check_version;
 use super::layout::{self, LayoutMismatch};
-use super::AbiVersion;
+use super::libraries::find_one;
+use super::{find_listed, inspect, read_manifest, AbiVersion, FoundLibrary, PluginManifest};
 
 /// A plugin library whose types agree with ours.
 pub struct OpenPlugin {
@@ -27,6 +29,16 @@ pub enum LoadError {
     /// dlopen failed; the text is the system loader's.
     #[error("the system cannot load it: {0}")]
     Dlopen(String),
+    /// A library that it needs is nowhere.
+    #[error("it needs {name}, which was not found in {}", places(.looked_in))]
+    MissingLibrary {
+        /// File name.
+        name: String,
+        /// Where it was looked for, in order.
+        looked_in: Vec<PathBuf>,
+        /// A command that makes it available; may be empty.
+        fix: String,
+    },
     /// No root module under our name.
     #[error("it does not export a sconce plugin")]
     NoRoot,
@@ -41,6 +53,17 @@ pub enum LoadError {
         /// Ours.
         ours: AbiVersion,
     },
+    /// A minor that is no longer spoken.
+    #[error("it was built for ABI {theirs}, and the oldest that this host speaks is {oldest}; install a newer one")]
+    TooOld {
+        /// The plugin's.
+        theirs: AbiVersion,
+        /// The oldest that works.
+        oldest: AbiVersion,
+    },
+    /// The manifest's version is none.
+    #[error("its manifest says ABI `{0}`, which is no version")]
+    Version(String),
     /// Same major, other types: a build that broke the rules.
     #[error("its types differ from this host's although both say ABI {theirs}: {}", .mismatch.summary)]
     Layout {
@@ -59,17 +82,22 @@ pub enum LoadError {
 
 /// Opens the library at `path`, checks version and layout, and asks for its static facts.
 ///
+/// The libraries that its manifest lists are found and loaded first, so that they are the ones it is bound to.
+///
 /// The library is never unloaded: its threads may outlive every object it made.
 ///
 /// # Errors
 /// [`LoadError`]. A library that crashes in its initialisers takes the process with it.
 pub fn open(path: &Path) -> Result<OpenPlugin, LoadError> {
-    let header = header(path)?;
-    let theirs = version(header)?;
-    let ours = AbiVersion::ours();
-    if theirs.major != ours.major {
-        return Err(LoadError::Major { theirs, ours });
+    // A relative name without a slash would be looked up in the system's directories.
+    let path = path.canonicalize().map_err(|e| LoadError::Dlopen(e.to_string()))?;
+    let manifest = read_manifest(&path).ok();
+    if let Some(manifest) = &manifest {
+        preload(&listed(&path, manifest)?)?;
     }
+    let header = header(&path).map_err(|error| name_missing(error, &path, manifest.as_ref()))?;
+    let theirs = version(header)?;
+    check_version(AbiVersion::ours(), AbiVersion::OLDEST_MINOR, theirs)?;
     check_layout(header, theirs)?;
     // SAFETY: `check_layout` accepted this header just above, and the library is never unloaded.
     let root = unsafe { header.unchecked_layout::<PluginRoot_Ref>() };
@@ -91,11 +119,64 @@ impl OpenPlugin {
     }
 }
 
+/// Loads libraries into the process for good, with their symbols offered to whatever is loaded after them: a
+/// plugin that needs a library of the same name is bound to these.
+///
+/// # Errors
+/// [`LoadError::Dlopen`] for the first that fails. The libraries' initialisers run.
+pub fn preload(libraries: &[PathBuf]) -> Result<(), LoadError> {
+    for path in libraries {
+        // SAFETY: the initialisers run; the plugin asks for this library, and the caller trusts the plugin.
+        let library = unsafe { load_global(path) };
+        std::mem::forget(library.map_err(|e| LoadError::Dlopen(chain(&e)))?);
+    }
+    Ok(())
+}
+
+/// Where the libraries of a manifest are.
+fn listed(path: &Path, manifest: &PluginManifest) -> Result<Vec<PathBuf>, LoadError> {
+    let found = find_listed(path, manifest).into_iter();
+    found.map(|library| library.at.clone().ok_or_else(|| missing(library, manifest))).collect()
+}
+
+fn missing(library: FoundLibrary, manifest: &PluginManifest) -> LoadError {
+    let fix = manifest.libraries.iter().find(|listed| listed.name == library.name);
+    let fix = fix.map(|listed| listed.fix.clone()).unwrap_or_default();
+    LoadError::MissingLibrary { name: library.name, looked_in: library.looked_in, fix }
+}
+
+/// A failed dlopen that only wants a library says so in its own words; say which, and where it was looked for.
+fn name_missing(error: LoadError, path: &Path, manifest: Option<&PluginManifest>) -> LoadError {
+    let LoadError::Dlopen(words) = &error else { return error };
+    let (Some(name), Some(manifest)) = (missing_name(words, path), manifest) else { return error };
+    let Ok(file) = inspect(path) else { return error };
+    missing(find_one(path, &file, &name), manifest)
+}
+
+/// The library that a loader's words say is missing: glibc, musl and macOS.
+fn missing_name(words: &str, path: &Path) -> Option<String> {
+    let name = match words.strip_prefix("Error loading shared library ") {
+        Some(rest) => rest.split_once(": No such file")?.0,
+        None => match words.split_once("Library not loaded: ") {
+            Some((_, rest)) => rest.split_whitespace().next()?,
+            None => words.split_once(": cannot open shared object file: No such file")?.0,
+        },
+    };
+    (Path::new(name) != path).then(|| name.to_owned())
+}
+
+fn places(looked_in: &[PathBuf]) -> String {
+    let places: Vec<String> = looked_in.iter().map(|place| place.display().to_string()).collect();
+    if places.is_empty() {
+        "any place".to_owned()
+    } else {
+        places.join(", ")
+    }
+}
+
 fn header(path: &Path) -> Result<&'static LibHeader, LoadError> {
-    // A relative name without a slash would be looked up in the system's directories.
-    let path: PathBuf = path.canonicalize().map_err(|e| LoadError::Dlopen(e.to_string()))?;
     // SAFETY: the library's initialisers run here; the caller read its manifest and chose to trust it.
-    let library = unsafe { load(&path) };
+    let library = unsafe { load(path) };
     let library = library.map_err(|e| LoadError::Dlopen(chain(&e)))?;
     // SAFETY: the symbol, if it is there, is abi_stable's header by construction of its mangled name.
     let symbol = unsafe { library.get::<AbiHeaderRef>(ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes()) };
@@ -116,6 +197,27 @@ unsafe fn load(path: &Path) -> Result<libloading::Library, libloading::Error> {
     unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map(Into::into)
 }
 
+/// Loads with its symbols offered to later libraries.
+///
+/// # Safety
+/// The library's initialisers run.
+#[cfg(unix)]
+unsafe fn load_global(path: &Path) -> Result<libloading::Library, libloading::Error> {
+    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+    // SAFETY: the caller's.
+    unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }.map(Into::into)
+}
+
+/// Loads; on Windows a library's symbols belong to its name.
+///
+/// # Safety
+/// The library's initialisers run.
+#[cfg(windows)]
+unsafe fn load_global(path: &Path) -> Result<libloading::Library, libloading::Error> {
+    // SAFETY: the caller's.
+    unsafe { load(path) }
+}
+
 /// Loads; libraries that it needs are looked for beside it first.
 ///
 /// # Safety
@@ -128,7 +230,7 @@ unsafe fn load(path: &Path) -> Result<libloading::Library, libloading::Error> {
 }
 
 /// libloading's own words are only "dlopen failed"; the reason is in the source.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 

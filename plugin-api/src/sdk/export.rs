@@ -4,6 +4,7 @@ use abi_stable::std_types::{RSlice, RVec};
 
 use crate::abi::codes::build;
 use crate::abi::{HostApi_Ref, KeyValue, PluginBox, PluginInfo, Res};
+use crate::manifest::features;
 
 use super::{adapter, fence, log, Options, Plugin};
 
@@ -69,7 +70,7 @@ pub fn info<P: Plugin>() -> PluginInfo {
         description: m.description.into(),
         engine: m.engine.into(),
         build_flags: build_flags(),
-        target_features: target_features().into(),
+        target_features: features::used().into(),
         formats: m.formats.iter().map(|f| (*f).into()).collect(),
         ext: RVec::new(),
         _r: [0; 8],
@@ -80,20 +81,6 @@ fn build_flags() -> u64 {
     let unwind = if cfg!(panic = "unwind") { build::PANIC_UNWIND } else { 0 };
     let debug = if cfg!(debug_assertions) { build::DEBUG } else { 0 };
     unwind | debug
-}
-
-/// The instruction sets this library was compiled for, as far as they matter to us.
-fn target_features() -> String {
-    let features = [
-        ("avx2", cfg!(target_feature = "avx2")),
-        ("fma", cfg!(target_feature = "fma")),
-        ("avx512f", cfg!(target_feature = "avx512f")),
-        ("neon", cfg!(target_feature = "neon")),
-        ("dotprod", cfg!(target_feature = "dotprod")),
-        ("i8mm", cfg!(target_feature = "i8mm")),
-    ];
-    let set: Vec<&str> = features.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
-    set.join(",")
 }
 
 /// Body of the exported `create`.
