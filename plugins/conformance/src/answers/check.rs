@@ -70,7 +70,10 @@ pub enum AnswerError {
 }
 
 fn wrong(model: &str, rows: usize, error: f32, limit: f32, tried: &[String]) -> String {
-    let percent = |share: f32| format!("{:.0} %", share * 100.0);
+    let percent = |share: f32| match share < 10.0 {
+        true => format!("{:.0} %", share * 100.0),
+        false => "more than 1000 %".to_owned(),
+    };
     let step = if rows == 1 { "one token".to_owned() } else { format!("{rows} tokens") };
     let off = match error.is_finite() {
         true => format!("are off by {}, rounding explains {}", percent(error), percent(limit)),
@@ -240,8 +243,8 @@ fn failed(call: &'static str, of: Storage) -> impl Fn(AbiError) -> AnswerError {
 fn steps(of: Storage, mut model: Model) -> Result<f32, AnswerError> {
     let tokens = reference::tokens();
     let want = if model.has(caps::WANT_ALL) { want::ALL } else { want::LAST };
-    let seq = model.create().map_err(failed("seq_create", of))?;
-    let fresh = model.create().map_err(failed("seq_create", of))?;
+    let mut create = || model.create().map_err(failed("seq_create", of));
+    let (seq, fresh) = (create()?, create()?);
     let steps = [
         Step::of(seq, 0, &tokens[..PROMPT], want),
         Step::of(seq, PROMPT as u32, &tokens[PROMPT..], want::LAST),
@@ -317,6 +320,12 @@ mod tests {
             1.414,
             &[],
             "with q4_k weights the logits of a step of 16 tokens are off by 141 %, rounding explains 10 %",
+        );
+        check(
+            1,
+            1e30,
+            &[],
+            "with q4_k weights the logits of a step of one token are off by more than 1000 %, rounding explains 10 %",
         );
         check(
             1,

@@ -137,3 +137,28 @@ fn write_string(bytes: &mut Vec<u8>, text: &str) {
     bytes.extend((text.len() as u64).to_le_bytes());
     bytes.extend(text.as_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// FNV-1a.
+    fn digest(bytes: &[u8]) -> u64 {
+        bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+    }
+
+    /// The stored logits belong to exactly these bytes; other ones need another run of the script.
+    #[test]
+    fn the_files_are_those_of_the_stored_logits() {
+        let check = |storage, bytes: usize, expected: u64| {
+            let model = model(storage);
+            assert_eq!((model.len(), digest(&model)), (bytes, expected), "{storage:?}");
+        };
+        check(Storage::F32, 1_708_288, 0x0cd6_7408_2331_3e43);
+        check(Storage::F16, 856_320, 0xbcc7_e674_fae9_063c);
+        check(Storage::Q8_0, 456_960, 0x66a2_63f4_94cb_884f);
+        check(Storage::Q4K, 243_968, 0x7cc3_7685_8626_d440);
+    }
+}
