@@ -77,9 +77,14 @@ impl<'a> Bench<'a> {
         self.load_alone(&self.request())
     }
 
+    /// Drops the shared model, for a case that loads others.
+    pub fn put_away(&mut self) {
+        self.shared = None;
+    }
+
     /// As [`Bench::fresh`], with another request.
     pub fn load_alone(&mut self, request: &LoadRequest) -> Result<Model, Stop> {
-        self.shared = None;
+        self.put_away();
         self.load(request)
     }
 

@@ -3,11 +3,13 @@
 //! They hold a plugin to what the ABI promises: numbers that depend on nothing but a sequence's own tokens,
 //! steps that happen whole or not at all, handles and memory that behave, refusals with the right code. They
 //! know neither the model nor the backend: everything is compared with the plugin's own answers, so a wrong
-//! but consistent model passes. Comparing with reference numbers is left to the backend's own tests.
+//! but consistent model passes. One case compares with reference numbers, on tiny models of its own ([`answers`], which
+//! the host also runs before it trusts a device); the families' are left to `sconce verify`.
 //!
 //! [`run`] takes an opened plugin and the files of a small model, and needs no network, no tokenizer and no
 //! particular vocabulary. Everything happens on the calling thread, as an engine thread would do it.
 
+pub mod answers;
 mod bench;
 mod cases;
 mod compare;

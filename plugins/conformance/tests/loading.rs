@@ -119,18 +119,32 @@ fn faults_that_end_the_process_do() {
     };
     let run = |fault| {
         let output = child(fault).output().expect("the test's executable runs");
-        (output.status, String::from_utf8_lossy(&output.stdout).contains("survived"))
+        let said = String::from_utf8_lossy(&output.stderr).contains("asked to print what a driver might");
+        (output.status, String::from_utf8_lossy(&output.stdout).contains("survived"), said)
     };
     assert!(run("").1, "without a fault it survives");
     assert!(run("print_in_create").1);
-    assert_eq!(run("abort_in_create").0.signal(), Some(6));
-    assert_eq!(run("segv_in_create").0.signal(), Some(11));
-    let (status, survived) = run("exit_in_create");
+    assert!(run("slow_create_ms=1").1);
+    let (_, survived, said) = run("stderr_in_create");
+    assert!(survived && said);
+    for (fault, signal) in [
+        ("abort_in_create", libc::SIGABRT),
+        ("segv_in_create", libc::SIGSEGV),
+        ("bus_in_create", libc::SIGBUS),
+        ("ill_in_create", libc::SIGILL),
+        ("ctor_crash", libc::SIGSEGV),
+    ] {
+        let (status, survived, _) = run(fault);
+        assert_eq!((status.signal(), survived), (Some(signal), false), "{fault}");
+    }
+    let (status, survived, _) = run("exit_in_create");
     assert_eq!((status.code(), survived), (Some(0), false), "it ends as if all were well");
 
-    let mut hanging = child("hang_in_create").stdout(std::process::Stdio::null()).spawn().expect("it starts");
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    assert!(hanging.try_wait().expect("it can be asked").is_none(), "it hangs");
-    hanging.kill().expect("it can be ended");
-    hanging.wait().expect("it has ended");
+    for fault in ["hang_in_create", "ctor_hang"] {
+        let mut hanging = child(fault).stdout(std::process::Stdio::null()).spawn().expect("it starts");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert!(hanging.try_wait().expect("it can be asked").is_none(), "{fault}: it hangs");
+        hanging.kill().expect("it can be ended");
+        hanging.wait().expect("it has ended");
+    }
 }

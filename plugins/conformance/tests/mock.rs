@@ -88,7 +88,18 @@ const FAULTS: &[(&str, &[&str])] = &[
     ),
     ("fork_off", &["fork_equals_recomputation"]),
     ("truncate_off", &["truncate_equals_recomputation", "drafts_equal_single_steps"]),
-    ("rows_off", &["drafts_equal_single_steps", "wanted_rows_agree", "bias_and_masks_are_applied"]),
+    ("wrong_numbers", &["answers_are_right"]),
+    ("wrong_unless_quirk", &[]),
+    ("panic_in_check", &["answers_are_right"]),
+    (
+        "rows_off",
+        &[
+            "answers_are_right",
+            "drafts_equal_single_steps",
+            "wanted_rows_agree",
+            "bias_and_masks_are_applied",
+        ],
+    ),
     ("hidden_off", &["hidden_rows_agree"]),
     ("topk_unbiased", &["bias_and_masks_are_applied"]),
     ("not_atomic,slow_token_ms=1", &["cancelled_is_atomic", "kv_full_is_atomic"]),
@@ -124,6 +135,7 @@ const TAMPERS: &[(Tamper, &[&str])] = &[
         Tamper::CountsLoads,
         // Full rows only, so that the best tokens differ from them too.
         &[
+            "answers_are_right",
             "warmup_leaves_no_trace",
             "best_tokens_agree_with_full_rows",
             "reload_equals_first",

@@ -12,6 +12,8 @@ use sconce_plugin_api::sdk::{
     Result, Sequences,
 };
 
+use crate::answers::Answers;
+use crate::device::SWITCH;
 use crate::fault::{Fault, Faults};
 use crate::header::KV_BYTES_PER_TOKEN;
 use crate::numbers::{self, Ending, Head};
@@ -25,6 +27,8 @@ const DEFAULT_KV_TOKENS: u64 = 1 << 20;
 /// A loaded fake model.
 pub struct MockExecutor {
     info: ModelInfo,
+    /// Whether this is a model of the answer check.
+    checks: bool,
     head: Head,
     pool: Pool,
     sequences: Sequences<Table>,
@@ -53,12 +57,13 @@ pub fn caps(faults: &Faults) -> u64 {
 }
 
 impl MockExecutor {
-    /// Takes sizes from a header and limits from the request.
+    /// Takes sizes from a header and limits from the request. `answers`: of a model of the check.
     ///
     /// # Errors
     /// UNSUPPORTED for element types other than float32, INVALID_ARGUMENT for bad options.
     pub fn new(
         header: &ModelHeader,
+        answers: Option<Answers>,
         request: &LoadRequest,
         faults: Faults,
         counters: Arc<Counters>,
@@ -76,8 +81,13 @@ impl MockExecutor {
         });
         counters.kv_total_tokens.store(pool.capacity_tokens(), Ordering::Relaxed);
         let info = info(header, max_context, pool.capacity_tokens(), caps(&faults));
+        let options = Options::of(request);
+        let wrong = faults.has(Fault::WrongNumbers)
+            || faults.has(Fault::WrongUnlessQuirk) && options.get(SWITCH).is_none();
+        let checks = answers.is_some();
         Ok(MockExecutor {
-            head: Head::new(info.vocab, ending(&Options::of(request), info.vocab)?),
+            head: Head::new(info.vocab, ending(&options, info.vocab)?, answers.filter(|_| !wrong)),
+            checks,
             info,
             pool,
             sequences: Sequences::default(),
@@ -171,6 +181,7 @@ impl MockExecutor {
     fn spring(&mut self) -> Result<()> {
         let due = |fault| self.faults.value(fault).is_some_and(|after| self.steps >= after);
         assert!(!due(Fault::PanicInForward), "asked to panic in forward");
+        assert!(!(self.checks && due(Fault::PanicInCheck)), "asked to panic in the answer check");
         assert!(!due(Fault::PanicAfter), "asked to panic after {} steps", self.steps);
         if due(Fault::DeviceLostAfter) {
             return Err(Error::new(

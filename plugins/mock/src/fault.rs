@@ -1,4 +1,9 @@
-//! The ways to misbehave, by name: `NAME` or `NAME=N`, several separated by commas.
+//! The ways to misbehave, by name: `NAME` or `NAME=N`, several separated by commas or lines.
+//!
+//! They are asked for by the option `fault`, by the variable `SCONCE_MOCK_FAULT`, or by a file beside the library,
+//! named after it with `.fault` behind, so that copies of one build in one directory misbehave each in its own way.
+
+use std::path::Path;
 
 use sconce_plugin_api::sdk::{Error, Result};
 
@@ -14,16 +19,35 @@ macro_rules! faults {
 }
 
 faults! {
-    // What the host has to survive.
+    // What the host has to survive at the start.
+    CrashInInitialiser = "ctor_crash", 0, "Crashes while the library is opened, before any call.";
+    HangInInitialiser = "ctor_hang", 0, "Hangs while the library is opened.";
     PanicInCreate = "panic_in_create", 0, "Panics when the plugin is created.";
     AbortInCreate = "abort_in_create", 0, "Aborts the process.";
     ExitInCreate = "exit_in_create", 0, "Ends the process as if all were well.";
     SegvInCreate = "segv_in_create", 0, "Reads memory that is not there.";
+    BusInCreate = "bus_in_create", 0, "Reads a mapped file behind its end.";
+    IllInCreate = "ill_in_create", 0, "Executes an instruction that no processor has.";
     HangInCreate = "hang_in_create", 0, "Never returns.";
+    SlowCreateMs = "slow_create_ms", 100, "Takes N ms to be created.";
     PrintInCreate = "print_in_create", 0, "Prints a line on stdout.";
+    StderrInCreate = "stderr_in_create", 0, "Prints a line on stderr.";
     PanicInDevices = "panic_in_devices", 0, "Panics when asked for devices.";
     ErrorInDevices = "error_in_devices", 0, "Answers with DEVICE_UNAVAILABLE.";
     NoDevices = "no_devices", 0, "Has no device.";
+    Score = "score", 0, "Gives its device a score of N; of 0, it cannot be used.";
+    Kind = "kind", 1, "Calls its device one of kind N, of the ABI's numbers: a GPU.";
+    NoCode = "no_code", 0, "Has no code for its device.";
+    MemTotal = "mem_total", 0, "Says that its device has N bytes of memory.";
+    MemFree = "mem_free", 0, "Says that N bytes of it are free.";
+    // What the answer check has to notice.
+    WrongNumbers = "wrong_numbers", 0, "Computes the check's models wrongly.";
+    WrongUnlessQuirk = "wrong_unless_quirk", 0, "So it does without the switch that its device lists.";
+    PanicInCheck = "panic_in_check", 0, "Panics in the first step of a check's model.";
+    OomInCheck = "oom_in_check", 0, "Has no memory even for a check's model.";
+    // What the host has to survive later. The check's models are spared, so that a start gets that far.
+    Unsupported = "unsupported", 0, "Supports no model.";
+    OomInLoad = "oom_in_load", 0, "Has no memory for a model.";
     PanicInLoad = "panic_in_load", 0, "Panics in a load.";
     ErrorInLoad = "error_in_load", 0, "Fails a load.";
     PanicInForward = "panic_in_forward", 0, "Panics in the first step.";
@@ -59,6 +83,24 @@ faults! {
     Leak = "leak", 0, "Freed sequences keep their memory.";
 }
 
+/// The faults that a check's model does not have.
+const SPARED: &[Fault] = &[
+    Fault::Unsupported,
+    Fault::OomInLoad,
+    Fault::PanicInLoad,
+    Fault::ErrorInLoad,
+    Fault::PanicInForward,
+    Fault::PanicAfter,
+    Fault::ErrorAfter,
+    Fault::DeviceLostAfter,
+    Fault::PanicInDrop,
+    Fault::SlowMs,
+    Fault::SlowTokenMs,
+    Fault::SlowLoadMs,
+    Fault::KvFull,
+    Fault::Log,
+];
+
 /// The faults that were asked for.
 #[derive(Debug, Clone, Default)]
 pub struct Faults(Vec<(Fault, u64)>);
@@ -69,7 +111,7 @@ impl Faults {
     /// # Errors
     /// INVALID_ARGUMENT for a name or a number that is none.
     pub fn parse(list: &str) -> Result<Self> {
-        let parts = list.split(',').map(str::trim).filter(|part| !part.is_empty());
+        let parts = list.split([',', '\n']).map(str::trim).filter(|part| !part.is_empty());
         parts.map(parse_one).collect::<Result<_>>().map(Faults)
     }
 
@@ -80,6 +122,26 @@ impl Faults {
     pub fn and(mut self, list: Option<&str>) -> Result<Self> {
         self.0.extend(Self::parse(list.unwrap_or(""))?.0);
         Ok(self)
+    }
+
+    /// The faults that the environment asks for, and those of the file beside `library`.
+    ///
+    /// # Errors
+    /// As [`Faults::parse`].
+    pub fn ambient(library: Option<&Path>) -> Result<Self> {
+        let beside = library.map(|library| {
+            let mut file = library.as_os_str().to_owned();
+            file.push(".fault");
+            // The file is rarely there.
+            std::fs::read_to_string(file).unwrap_or_default()
+        });
+        Self::parse(&std::env::var("SCONCE_MOCK_FAULT").unwrap_or_default())?.and(beside.as_deref())
+    }
+
+    /// Those that one of the check's models has too.
+    pub fn of_check(mut self) -> Self {
+        self.0.retain(|(fault, _)| !SPARED.contains(fault));
+        self
     }
 
     /// Whether a fault was asked for.
@@ -123,7 +185,8 @@ mod tests {
         check("", Ok(&[]));
         check(" , log ,", Ok(&[(Fault::Log, 0)]));
         check("slow_ms=7,kv_full", Ok(&[(Fault::SlowMs, 7), (Fault::KvFull, 32)]));
-        check("slow", Err("no fault `slow`; there are panic_in_create, "));
+        check("log\r\nkv_full=8\n", Ok(&[(Fault::Log, 0), (Fault::KvFull, 8)]));
+        check("slow", Err("no fault `slow`; there are ctor_crash, "));
         check("slow_ms=fast", Err("`slow_ms=fast` needs a whole number"));
         check("slow_ms=-1", Err("needs a whole number"));
     }
@@ -133,6 +196,22 @@ mod tests {
         let faults = Faults::parse("slow_ms=1").and_then(|f| f.and(Some("slow_ms=2"))).expect("sound lists");
         assert_eq!(faults.value(Fault::SlowMs), Some(2));
         assert!(!faults.has(Fault::SlowLoadMs));
+    }
+
+    #[test]
+    fn a_file_beside_the_library_asks_too() {
+        let dir = tempfile::tempdir().expect("a directory for the test");
+        let library = dir.path().join("libany.so");
+        let faults = || Faults::ambient(Some(&library)).expect("a sound list");
+        assert!(!faults().has(Fault::NoCode));
+        std::fs::write(dir.path().join("libany.so.fault"), "no_code\n").expect("a file for the test");
+        assert!(faults().has(Fault::NoCode));
+    }
+
+    #[test]
+    fn a_check_has_the_faults_of_its_own() {
+        let faults = Faults::parse("panic_in_load,wrong_numbers,slow_ms=7,no_batch").expect("a sound list");
+        assert_eq!(faults.of_check().0, [(Fault::WrongNumbers, 0), (Fault::NoBatch, 0)]);
     }
 
     #[test]

@@ -6,8 +6,14 @@ use sconce_formats::{ConfigError, Format, FormatError, ModelHeader, chain, model
 use sconce_plugin_api::abi_stable::std_types::{RString, RVec};
 use sconce_plugin_api::sdk::{Code, Error, ModelCheck, ModelSource, Result, codes::source};
 
+use crate::answers::Answers;
+use crate::fault::{Fault, Faults};
+
 /// Bytes of cache the mock says a token takes.
 pub const KV_BYTES_PER_TOKEN: u64 = 64;
+
+/// The reason of [`Fault::Unsupported`].
+pub const UNSUPPORTED: &str = "asked to support no model";
 
 /// Opens and checks the header.
 pub fn open(source: &ModelSource) -> Result<ModelHeader> {
@@ -15,8 +21,11 @@ pub fn open(source: &ModelSource) -> Result<ModelHeader> {
 }
 
 /// Whether the mock would load it.
-pub fn check(source: &ModelSource) -> Result<ModelCheck> {
+pub fn check(source: &ModelSource, faults: &Faults) -> Result<ModelCheck> {
     match read(source)? {
+        Ok(header) if faults.has(Fault::Unsupported) && Answers::of(&header).is_none() => {
+            Ok(answer(source, Err(UNSUPPORTED.to_owned())))
+        }
         Ok(header) => Ok(answer(source, Ok(&header))),
         Err(error) if code(&error) == Code::UNSUPPORTED => Ok(answer(source, Err(chain(&error)))),
         Err(error) => Err(for_host(&error)),

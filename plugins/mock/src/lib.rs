@@ -4,25 +4,29 @@
 //! It reads a model file's header only, for the vocabulary and the sizes; its logits are a pure function of
 //! a sequence's whole history (`numbers`), so a stale cache, a wrong fork or a wrong position shows in
 //! them. `fault=NAME[=N]` (`fault`) makes it fail in one of the ways the host has to survive or the
-//! conformance cases have to notice. Its manifest says `test`, so it is never chosen automatically.
+//! conformance cases have to notice. The models of the answer check it answers as they are (`answers`), so that it
+//! passes for sound wherever a plugin is checked. Its manifest says `test`, so it is never chosen automatically.
 
+mod answers;
+mod device;
 mod executor;
 mod fault;
 mod header;
 mod numbers;
 mod pool;
+mod process;
 mod rows;
 mod stats;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use sconce_plugin_api::abi_stable::std_types::{RString, RVec};
 use sconce_plugin_api::sdk::{
     Code, DeviceInfo, Error, LoadRequest, Loaded, Manifest, ModelCheck, ModelSource, Options, Plugin,
     Progress, Result, codes,
 };
 
+use answers::Answers;
 use executor::MockExecutor;
 use fault::{Fault, Faults};
 use stats::{Counters, Figures};
@@ -52,8 +56,7 @@ impl Plugin for Mock {
     type Executor = MockExecutor;
 
     fn create(options: &Options) -> Result<Self> {
-        let from_environment = std::env::var("SCONCE_MOCK_FAULT").unwrap_or_default();
-        let faults = Faults::parse(&from_environment)?.and(options.get("fault"))?;
+        let faults = Faults::ambient(process::own_library().as_deref())?.and(options.get("fault"))?;
         misbehave_at_start(&faults);
         Ok(Mock { faults })
     }
@@ -63,50 +66,28 @@ impl Plugin for Mock {
         if self.faults.has(Fault::ErrorInDevices) {
             return Err(Error::new(Code::DEVICE_UNAVAILABLE, "asked to have no driver"));
         }
-        Ok(if self.faults.has(Fault::NoDevices) { vec![] } else { vec![device(&self.faults)] })
+        Ok(if self.faults.has(Fault::NoDevices) { vec![] } else { vec![device::describe(&self.faults)] })
     }
 
     fn check_model(&self, source: &ModelSource) -> Result<ModelCheck> {
-        header::check(source)
+        header::check(source, &self.faults)
     }
 
     fn load(&self, request: &LoadRequest, progress: &mut Progress<'_>) -> Result<Loaded<MockExecutor>> {
-        let options = Options::of(request);
-        let faults = self.faults.clone().and(options.get("fault"))?;
-        assert!(!faults.has(Fault::PanicInLoad), "asked to panic in load");
-        if faults.has(Fault::ErrorInLoad) {
-            return Err(Error::internal("asked to fail in load"));
-        }
+        let faults = self.faults.clone().and(Options::of(request).get("fault"))?;
         if request.devices.as_slice() != [0] {
             let message = format!("the mock has device 0 only, not {}", request.devices[0]);
             return Err(Error::new(Code::DEVICE_UNAVAILABLE, message));
         }
-        announce(&faults);
         progress.update(codes::stage::OPEN, 0, 1)?;
         let header = header::open(&request.source)?;
+        let answers = Answers::of(&header);
+        let faults = if answers.is_some() { faults.of_check() } else { faults };
+        misbehave_in_load(&faults, answers.is_some())?;
         pretend_to_read(faults.value(Fault::SlowLoadMs), header.weights_bytes, progress)?;
         let counters = Arc::new(Counters::default());
-        let executor = MockExecutor::new(&header, request, faults, counters.clone())?;
+        let executor = MockExecutor::new(&header, answers, request, faults, counters.clone())?;
         Ok(Loaded { executor, stats: Box::new(Figures(counters)) })
-    }
-}
-
-fn device(faults: &Faults) -> DeviceInfo {
-    DeviceInfo {
-        index: 0,
-        kind: codes::device::CPU,
-        name: "mock".into(),
-        description: "no device at all".into(),
-        mem_total: 0,
-        mem_free: 0,
-        flags: codes::device::FLAG_UNIFIED_MEMORY,
-        score: 1,
-        caps: executor::caps(faults),
-        arch: RString::new(),
-        uuid: RString::new(),
-        quirks: RVec::new(),
-        ext: RVec::new(),
-        _r: [0; 8],
     }
 }
 
@@ -116,6 +97,9 @@ fn misbehave_at_start(faults: &Faults) {
     if faults.has(Fault::PrintInCreate) {
         println!("asked to print where a plugin must not");
     }
+    if faults.has(Fault::StderrInCreate) {
+        eprintln!("asked to print what a driver might");
+    }
     if faults.has(Fault::AbortInCreate) {
         std::process::abort();
     }
@@ -123,12 +107,34 @@ fn misbehave_at_start(faults: &Faults) {
         std::process::exit(0);
     }
     if faults.has(Fault::SegvInCreate) {
-        // SAFETY: none. Reading address 8 is the fault that was asked for; it ends the process.
-        unsafe { std::ptr::read_volatile(std::ptr::without_provenance::<u8>(8)) };
+        process::segmentation_fault();
     }
+    if faults.has(Fault::BusInCreate) {
+        process::bus_error();
+    }
+    if faults.has(Fault::IllInCreate) {
+        process::illegal_instruction();
+    }
+    std::thread::sleep(Duration::from_millis(faults.value(Fault::SlowCreateMs).unwrap_or(0)));
     while faults.has(Fault::HangInCreate) {
         std::thread::sleep(Duration::from_secs(1));
     }
+}
+
+/// The ways in which a load fails or ends.
+fn misbehave_in_load(faults: &Faults, check: bool) -> Result<()> {
+    assert!(!faults.has(Fault::PanicInLoad), "asked to panic in load");
+    if faults.has(Fault::ErrorInLoad) {
+        return Err(Error::internal("asked to fail in load"));
+    }
+    if faults.has(Fault::Unsupported) {
+        return Err(Error::unsupported(header::UNSUPPORTED));
+    }
+    if faults.has(Fault::OomInLoad) || check && faults.has(Fault::OomInCheck) {
+        return Err(Error::new(Code::OUT_OF_MEMORY, "asked to have no memory"));
+    }
+    announce(faults);
+    Ok(())
 }
 
 /// One event of each level, to show that they reach the host's log.

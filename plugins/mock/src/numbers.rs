@@ -3,6 +3,8 @@
 //! A row is a permutation of a Zipf distribution, which real logits resemble: no two are equal, and the
 //! best ones are well apart.
 
+use crate::answers::Answers;
+
 /// The state of an empty sequence.
 pub const EMPTY: u64 = 0x5c0_4ce;
 
@@ -33,17 +35,21 @@ pub struct Head {
     /// Logit of each rank, best first.
     by_rank: Vec<f32>,
     ending: Option<Ending>,
+    answers: Option<Answers>,
 }
 
 impl Head {
-    /// Rows of `vocab` logits.
-    pub fn new(vocab: u32, ending: Option<Ending>) -> Self {
+    /// Rows of `vocab` logits; those that `answers` has come from there.
+    pub fn new(vocab: u32, ending: Option<Ending>, answers: Option<Answers>) -> Self {
         let by_rank = (0..vocab).map(|rank| -1.5 * (1.0 + rank as f32).ln()).collect();
-        Head { by_rank, ending }
+        Head { by_rank, ending, answers }
     }
 
     /// Writes the logits of a state after `len` tokens. `row`: vocab values.
     pub fn logits(&self, state: u64, len: u32, row: &mut [f32]) {
+        if self.answers.as_ref().is_some_and(|answers| answers.write(state, row)) {
+            return;
+        }
         let vocab = row.len() as u64;
         let stride = coprime(mix(state ^ 1), vocab);
         let mut rank = mix(state ^ 2) % vocab;
@@ -103,7 +109,7 @@ mod tests {
     fn row(tokens: &[u32], vocab: u32) -> Vec<f32> {
         let state = tokens.iter().fold(EMPTY, |state, token| absorb(state, *token));
         let mut row = vec![0.0; vocab as usize];
-        Head::new(vocab, None).logits(state, tokens.len() as u32, &mut row);
+        Head::new(vocab, None, None).logits(state, tokens.len() as u32, &mut row);
         row
     }
 
@@ -127,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_text_ends_when_it_is_long_enough() {
-        let head = Head::new(64, Some(Ending { token: 5, after: 3 }));
+        let head = Head::new(64, Some(Ending { token: 5, after: 3 }), None);
         let mut row = vec![0.0; 64];
         head.logits(9, 2, &mut row);
         assert_ne!(best(&row, 1), [5]);

@@ -1,5 +1,6 @@
 //! The table of cases.
 
+mod answers;
 mod description;
 mod equality;
 mod loading;
@@ -18,6 +19,7 @@ pub const ALL: &[(&str, Case)] = &[
     ("devices_are_sound", description::devices_are_sound),
     ("model_is_described", description::model_is_described),
     ("figures_are_readable", description::figures_are_readable),
+    ("answers_are_right", answers::answers_are_right),
     ("prompts_are_told_apart", equality::prompts_are_told_apart),
     ("greedy_is_repeatable", equality::greedy_is_repeatable),
     ("second_request_equals_first", equality::second_request_equals_first),

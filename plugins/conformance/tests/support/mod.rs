@@ -54,18 +54,23 @@ pub fn host() -> HostApi_Ref {
     })
 }
 
-/// The mock's library, which cargo puts two directories above the test's executable.
-pub fn mock_file() -> PathBuf {
+/// A plugin's library, which cargo puts two directories above the test's executable.
+pub fn library(id: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("a test has an executable");
     let folder = exe.ancestors().nth(2).expect("cargo builds tests into PROFILE/deps");
-    let name = format!("{}sconce_mock{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    let name = format!("{}sconce_{id}{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
     let file = folder.join(name);
     assert!(
         file.is_file(),
-        "{} is missing; build it first with `cargo build -p sconce-plugin-mock` and the same profile",
+        "{} is missing; build it first with `cargo build -p sconce-plugin-{id}` and the same profile",
         file.display()
     );
     file
+}
+
+/// The mock's library.
+pub fn mock_file() -> PathBuf {
+    library("mock")
 }
 
 /// The mock's library, opened once.

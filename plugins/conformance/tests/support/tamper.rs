@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{ThreadId, current};
 
-use sconce_plugin_api::abi::codes::want;
+use sconce_plugin_api::abi::codes::{source, want};
 use sconce_plugin_api::abi::{
     AbiError, Code, DeviceInfo, Executor, Executor_TO, ExecutorBox, ForwardBatch, ForwardOut, ForwardStats,
     LoadRequest, Loaded, Metric, ModelCheck, ModelInfo, ModelSource, Plugin, Plugin_TO, PluginBox, Progress,
@@ -56,6 +56,8 @@ pub enum Tamper {
     Overrun,
     /// A step reports a row too many.
     Miscount,
+    /// Knows no GGUF files.
+    NoGguf,
 }
 
 /// Puts the proxy in front of a plugin.
@@ -132,6 +134,9 @@ impl Plugin for ProxyPlugin {
     }
 
     fn check_model(&self, source: &ModelSource) -> Res<ModelCheck> {
+        if self.with == Tamper::NoGguf && source.kind == source::GGUF {
+            return RResult::RErr(AbiError::new(Code::UNSUPPORTED, "GGUF is not known here"));
+        }
         self.with.answer(self.inner.check_model(source), || None)
     }
 
