@@ -9,6 +9,8 @@ mod cli;
 mod config;
 mod error;
 mod executor;
+#[allow(dead_code)]
+mod hardware;
 mod http;
 mod inspect;
 mod logging;
@@ -51,9 +53,7 @@ fn run(command: Command) -> Result<Exit, Error> {
         Command::Bench(args) => bench::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Inspect(args) => inspect::run(&args),
-        Command::Backends(args) => backends::run(&args),
-        Command::Doctor(args) => doctor::run(&args),
-        Command::Explain(args) => explain::run(&args),
+        Command::Backends(_) | Command::Doctor(_) | Command::Explain(_) => unimplemented!(),
         Command::Plugin(PluginCommand::Test(args)) => plugin_test::run(&args),
         Command::Probe(args) => registry::run_child(&args),
     }

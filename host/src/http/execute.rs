@@ -56,13 +56,16 @@ fn events(
 
 fn in_words(app: &App, job_id: &Value, generation: &Generation, event: Option<Event>) -> Value {
     match event {
-        Some(Event::Started) => json!({
-            "type": "started",
-            "job_id": job_id,
-            "model": generation.model.name,
-            "backend": app.backend.id,
-            "device": app.backend.device.name,
-        }),
+        Some(Event::Started) => {
+            let state = app.standing.now();
+            json!({
+                "type": "started",
+                "job_id": job_id,
+                "model": generation.model.name,
+                "backend": state.backend.id,
+                "device": state.backend.device.name,
+            })
+        }
         Some(Event::Text { text, index }) => json!({"type": "token", "text": text, "index": index}),
         Some(Event::End { finish, usage, timings }) => json!({
             "type": "end",

@@ -201,9 +201,16 @@ fn potential(manifest: &PluginManifest) -> u32 {
     let of_kind = |kind: &String| match kind.as_str() {
         "gpu" => 1000,
         "igpu" | "accelerator" => 800,
-        "cpu" => 100 + crate::hardware::level_of(&manifest.cpu_features),
+        "cpu" => 100 + level(&manifest.cpu_features),
         _ => 0,
     };
     let most = manifest.device_kinds.iter().map(of_kind).max().unwrap_or(0);
     if is_third_party(manifest) { most.min(THIRD_PARTY_MOST) } else { most }
+}
+
+/// The level of a CPU plugin's build, as its score counts it.
+fn level(features: &[String]) -> u32 {
+    const LEVELS: [(&str, u32); 5] = [("avx512f", 4), ("avx2", 3), ("i8mm", 3), ("sse4.2", 2), ("dotprod", 2)];
+    let has = |name: &str| features.iter().any(|feature| feature == name);
+    LEVELS.iter().find(|(name, _)| has(name)).map_or(1, |(_, level)| *level)
 }

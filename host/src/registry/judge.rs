@@ -32,7 +32,7 @@ pub fn manifest(error: &ManifestError) -> Verdict {
 pub fn driver(floor: &DriverFloor, error: &DriverError) -> Verdict {
     let (why, fix) = (error.to_string(), floor.fix.clone());
     match error {
-        DriverError::Missing { .. } => Verdict::DriverMissing { why, fix },
+        DriverError::Missing { .. } | DriverError::NoSymbol { .. } => Verdict::DriverMissing { why, fix },
         DriverError::TooOld { .. } => Verdict::DriverTooOld { why, fix },
         DriverError::NoDevice { .. } | DriverError::Failed { .. } => Verdict::NoDevice { why },
     }
@@ -42,7 +42,7 @@ pub fn driver(floor: &DriverFloor, error: &DriverError) -> Verdict {
 pub fn load(error: &LoadError) -> Verdict {
     let why = error.to_string();
     match error {
-        LoadError::NoRoot | LoadError::Header(_) => Verdict::NotAPlugin { why },
+        LoadError::NoRoot | LoadError::Header(_) | LoadError::Version(_) => Verdict::NotAPlugin { why },
         LoadError::Major { theirs, ours } => {
             Verdict::AbiMajor { theirs: theirs.to_string(), ours: ours.to_string() }
         }
@@ -83,7 +83,7 @@ pub fn answers(device: &Device, error: AnswerError) -> Verdict {
     let why = format!("{}: {error}", device.name);
     match error {
         AnswerError::Wrong { .. } => Verdict::WrongResult { why },
-        AnswerError::Failed { error, .. } => match plugin(&error.into()) {
+        AnswerError::Failed { error, .. } => match plugin(&ExecError::from(*error)) {
             Verdict::NoDevice { .. } => Verdict::NoDevice { why },
             Verdict::OutOfMemory { .. } => Verdict::OutOfMemory { why },
             _ => Verdict::LoadFailed { why },

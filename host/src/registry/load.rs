@@ -106,11 +106,11 @@ impl Backend {
         options: &[(String, String)],
     ) -> Result<answers::Passed, AnswerError> {
         let devices = self.plugin.devices().into_result();
-        let devices = devices.map_err(|error| AnswerError::Failed { model: "", call: "devices", error })?;
+        let devices = devices.map_err(|error| AnswerError::Failed { model: "no", call: "devices", error: error.into() })?;
         let gone = || AnswerError::Failed {
-            model: "",
+            model: "no",
             call: "devices",
-            error: AbiError::new(Code::DEVICE_UNAVAILABLE, "the device is gone"),
+            error: AbiError::new(Code::DEVICE_UNAVAILABLE, "the device is gone").into(),
         };
         let device = devices.iter().find(|d| d.index == device).ok_or_else(gone)?;
         answers::check(&self.plugin, device, dir, &key_values(options))

@@ -4,14 +4,14 @@ use std::path::Path;
 
 use sconce_plugin_api::loader::{PluginManifest, check_abi, read_manifest};
 
-use crate::hardware::CpuFeatures;
+use crate::hardware::Cpu;
 
 use super::judge;
 use super::verdict::Verdict;
 
 /// Reads the manifest, and refuses what cannot run here whatever a probe might say. A file that was refused may
 /// still have a manifest to show.
-pub fn screen(path: &Path, cpu: &CpuFeatures) -> (Option<PluginManifest>, Result<(), Verdict>) {
+pub fn screen(path: &Path, cpu: &Cpu) -> (Option<PluginManifest>, Result<(), Verdict>) {
     match read_manifest(path) {
         Err(error) => (None, Err(judge::manifest(&error))),
         Ok(manifest) => {
@@ -21,7 +21,7 @@ pub fn screen(path: &Path, cpu: &CpuFeatures) -> (Option<PluginManifest>, Result
     }
 }
 
-fn features(manifest: &PluginManifest, cpu: &CpuFeatures) -> Result<(), Verdict> {
+fn features(manifest: &PluginManifest, cpu: &Cpu) -> Result<(), Verdict> {
     let missing = cpu.missing(&manifest.cpu_features);
     if missing.is_empty() {
         return Ok(());

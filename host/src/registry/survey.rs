@@ -56,7 +56,7 @@ pub fn survey(args: &SelectArgs, policy: &Policy, hardware: Hardware) -> Result<
     let found = discover(&args.plugin_dir);
     let mut survey = Survey {
         candidates: found.into_iter().map(|found| candidate(found, &hardware)).collect(),
-        conditions: Conditions::new(&hardware.fingerprint(), &args.backend_opt),
+        conditions: Conditions::new(hardware.fingerprint(), &args.backend_opt),
         hardware,
         searched: search_dirs(&args.plugin_dir),
         cache: Cache::open(),
@@ -74,7 +74,7 @@ pub fn survey(args: &SelectArgs, policy: &Policy, hardware: Hardware) -> Result<
 fn candidate(found: Found, hardware: &Hardware) -> Candidate {
     let (manifest, verdict) = match found.permitted {
         Err(verdict) => (None, Err(verdict)),
-        Ok(()) => screen(&found.path, &hardware.cpu.features),
+        Ok(()) => screen(&found.path, &hardware.cpu),
     };
     Candidate {
         path: found.path,
