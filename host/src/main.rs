@@ -9,6 +9,9 @@ mod cli;
 mod config;
 mod error;
 mod executor;
+// Facts for `registry` and `doctor`.
+#[allow(dead_code, unused_imports)]
+mod hardware;
 mod http;
 mod inspect;
 mod logging;
