@@ -9,7 +9,8 @@ mod cli;
 mod config;
 mod error;
 mod executor;
-#[allow(dead_code)]
+// Facts for `registry` and `doctor`.
+#[allow(dead_code, unused_imports)]
 mod hardware;
 mod http;
 mod inspect;
