@@ -3,12 +3,15 @@
 //! `main` parses, runs, prints the error if there is one, and exits with its code.
 #![deny(unsafe_code)]
 
+mod backends;
 mod bench;
 mod callback;
 mod cli;
 mod config;
+mod doctor;
 mod error;
 mod executor;
+mod explain;
 // Facts for `registry` and `doctor`.
 #[allow(dead_code, unused_imports)]
 mod hardware;
@@ -54,7 +57,9 @@ fn run(command: Command) -> Result<Exit, Error> {
         Command::Bench(args) => bench::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Inspect(args) => inspect::run(&args),
-        Command::Backends(_) | Command::Doctor(_) | Command::Explain(_) => unimplemented!(),
+        Command::Backends(args) => backends::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Plugin(PluginCommand::Test(args)) => plugin_test::run(&args),
         Command::Probe(args) => registry::run_child(&args),
     }

@@ -170,12 +170,12 @@ impl Collector for StandingFigures {
             })
         };
         gauge("backend_info", "The backend in use; always 1", &[(&labels, 1.0)])?;
-        let reason = state.degraded.as_ref().map_or("OK", |degraded| degraded.code);
-        let degraded = f64::from(u8::from(state.degraded.is_some()));
+        let reason = state.degraded().map_or("OK", |degraded| degraded.code);
+        let degraded = f64::from(u8::from(state.overview.degraded));
         let help = "1 if something less than what was wanted is in use, by verdict";
         gauge("backend_degraded", help, &[(&[("reason", reason)], degraded)])?;
         let mut counts = BTreeMap::<&str, f64>::new();
-        for plugin in &state.plugins {
+        for plugin in &state.overview.plugins {
             *counts.entry(plugin.verdict.code).or_default() += 1.0;
         }
         let labels: Vec<_> = counts.iter().map(|(code, count)| ([("verdict", *code)], *count)).collect();

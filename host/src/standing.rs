@@ -4,7 +4,7 @@
 use std::sync::{Arc, RwLock};
 
 use crate::models::now_seconds;
-use crate::registry::{Choice, Device, Judgement, Row, Selection};
+use crate::registry::{Choice, Device, Judgement, Overview, Selection};
 
 /// The state, which changes when another backend takes over.
 pub struct Standing(RwLock<Arc<State>>);
@@ -13,14 +13,7 @@ pub struct Standing(RwLock<Arc<State>>);
 #[derive(Debug)]
 pub struct State {
     pub backend: BackendFacts,
-    /// `--backend` as typed.
-    pub requested: String,
-    /// What would run here if nothing stood against it; the same as [`BackendFacts::effective`] otherwise.
-    pub wanted: String,
-    /// Why something less than what was wanted runs.
-    pub degraded: Option<Judgement>,
-    /// Every plugin that was considered.
-    pub plugins: Vec<Row>,
+    pub overview: Overview,
     /// Seconds since 1970.
     pub since: u64,
 }
@@ -56,11 +49,6 @@ impl BackendFacts {
         }
     }
 
-    /// As one would name it with `--backend`.
-    pub fn effective(&self) -> String {
-        format!("{}:{}", self.id, self.device.index)
-    }
-
     /// The line of the log that says what is used.
     pub fn announce(&self) {
         let quirks = match self.device.quirks.as_slice() {
@@ -83,16 +71,16 @@ impl BackendFacts {
 impl State {
     /// The state that a choice leads to.
     pub fn new(selection: &Selection, choice: &Choice) -> Self {
-        let backend = BackendFacts::new(choice);
-        let fallback = selection.fallback();
         State {
-            requested: selection.policy.to_string(),
-            wanted: fallback.map_or_else(|| backend.effective(), |fallback| fallback.wanted.clone()),
-            degraded: fallback.map(|fallback| selection.judgement(fallback)),
-            plugins: selection.rows(),
+            backend: BackendFacts::new(choice),
+            overview: selection.overview(),
             since: now_seconds(),
-            backend,
         }
+    }
+
+    /// The verdict on what was wanted, if something less is used.
+    pub fn degraded(&self) -> Option<&Judgement> {
+        self.overview.reason.as_ref()
     }
 }
 

@@ -7,6 +7,7 @@
 mod apple;
 mod cpu;
 mod cpuid;
+mod findings;
 mod gpu;
 mod hwcap;
 mod nvidia;
@@ -23,6 +24,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 pub use cpu::{Cpu, Missing};
+pub use findings::Finding;
 pub use gpu::{Gpu, Node};
 pub use nvidia::SmiFailure;
 pub use roots::{Access, Roots};
@@ -105,6 +107,11 @@ impl Hardware {
     /// their drivers, device nodes, variables. The same after [`Hardware::quick`] and [`Hardware::full`].
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
+    }
+
+    /// What keeps hardware from being used, or slows it, serious things first. After [`Hardware::full`] it knows more.
+    pub fn findings(&self) -> Vec<Finding> {
+        findings::all(self)
     }
 
     fn describe(&self) -> String {

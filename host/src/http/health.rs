@@ -25,7 +25,7 @@ pub async fn health(extract::State(app): Shared) -> Response {
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": app.started.elapsed().as_secs(),
         "backend": backend(&state),
-        "plugins": state.plugins,
+        "plugins": state.overview.plugins,
         "models": models(&app),
     }))
     .into_response()
@@ -60,11 +60,11 @@ fn not_ready(app: &Arc<App>) -> Option<String> {
 fn backend(state: &State) -> Value {
     let b = &state.backend;
     json!({
-        "effective": b.effective(),
-        "wanted": state.wanted,
-        "requested": state.requested,
-        "degraded": state.degraded.is_some(),
-        "reason": state.degraded,
+        "effective": state.overview.effective,
+        "wanted": state.overview.wanted,
+        "requested": state.overview.requested,
+        "degraded": state.overview.degraded,
+        "reason": state.overview.reason,
         "since": state.since,
         "id": b.id,
         "variant": b.variant,

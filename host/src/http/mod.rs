@@ -78,8 +78,8 @@ async fn say_backend(State(app): Shared, request: Request, next: Next) -> Respon
             response.headers_mut().insert(name, value);
         }
     };
-    say("x-sconce-backend", &state.backend.effective());
-    if let Some(degraded) = &state.degraded {
+    say("x-sconce-backend", state.overview.effective.as_deref().unwrap_or_default());
+    if let Some(degraded) = state.degraded() {
         say("x-sconce-degraded", degraded.code);
     }
     response

@@ -16,11 +16,9 @@ mod select;
 mod survey;
 mod verdict;
 
-pub use decide::{Fallback, Pick};
 pub use load::{Backend, Device, LoadPlan};
 pub use policy::Policy;
 pub use probe::run_child;
-pub use report::{DeviceRow, Judgement, Row};
-pub use select::{Choice, Selection, look, select, select_one};
+pub use report::{DeviceRow, Judgement, Overview, Row};
+pub use select::{Choice, Selection, select, select_afresh, select_one};
 pub use survey::Candidate;
-pub use verdict::Verdict;

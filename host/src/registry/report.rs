@@ -7,11 +7,31 @@ use super::probe::ProbedDevice;
 use super::survey::Probe;
 use super::verdict::Verdict;
 
+/// What was asked for, what came of it, and every plugin with its verdict.
+#[derive(Debug, Clone, Serialize)]
+pub struct Overview {
+    /// What is used, as one would name it with `--backend`: `cuda:0`. None if nothing can be used.
+    pub effective: Option<String>,
+    /// What would be used if nothing stood against it.
+    pub wanted: Option<String>,
+    /// `--backend` as typed.
+    pub requested: String,
+    /// Something less than what was wanted is used, or nothing.
+    pub degraded: bool,
+    /// Why it is.
+    pub reason: Option<Judgement>,
+    pub plugins: Vec<Row>,
+    /// Directories, in order.
+    pub searched: Vec<String>,
+}
+
 /// A plugin file and what became of it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
     /// Its path; bytes that are no UTF-8 are replaced.
     pub plugin: String,
+    /// `id@variant`, or the file's name if nothing can be read.
+    pub name: String,
     pub id: Option<String>,
     pub variant: Option<String>,
     pub version: Option<String>,
@@ -20,7 +40,7 @@ pub struct Row {
     #[serde(flatten)]
     pub verdict: Judgement,
     pub devices: Vec<DeviceRow>,
-    /// What it printed while it was probed.
+    /// The end of what it printed while it was probed.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub said: String,
     /// Milliseconds; none if no child was needed.
@@ -67,6 +87,7 @@ pub fn row(candidate: &Candidate, verdict: &Verdict) -> Row {
     let text = |of: fn(&sconce_plugin_api::loader::PluginManifest) -> &String| manifest.map(|m| of(m).clone());
     Row {
         plugin: candidate.path.display().to_string(),
+        name: candidate.name(),
         id: text(|m| &m.id),
         variant: text(|m| &m.variant).filter(|variant| !variant.is_empty()),
         version: text(|m| &m.version),

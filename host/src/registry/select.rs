@@ -9,7 +9,7 @@ use crate::hardware::Hardware;
 
 use super::decide::{Decision, Facts, Fallback, Pick, decide};
 use super::policy::Policy;
-use super::report::{Judgement, Row, row};
+use super::report::{Judgement, Overview, row};
 use super::survey::{Survey, survey};
 use super::verdict::Verdict;
 use super::{Backend, Candidate, Device, judge};
@@ -40,11 +40,15 @@ pub struct Selection {
 
 /// Finds, probes and decides; opens nothing in this process.
 pub fn select(args: &SelectArgs) -> Result<Selection, Error> {
-    look(args, Hardware::quick())
+    select_on(args, Hardware::quick())
 }
 
-/// The same with hardware facts that were gathered already.
-pub fn look(args: &SelectArgs, hardware: Hardware) -> Result<Selection, Error> {
+/// The same with hardware facts that were gathered already, and without trust in earlier probes.
+pub fn select_afresh(args: &SelectArgs, hardware: Hardware) -> Result<Selection, Error> {
+    select_on(&SelectArgs { no_probe_cache: true, ..args.clone() }, hardware)
+}
+
+fn select_on(args: &SelectArgs, hardware: Hardware) -> Result<Selection, Error> {
     let survey = survey(args, &args.backend, hardware)?;
     let searched: Vec<String> = survey.searched.iter().map(|dir| dir.display().to_string()).collect();
     let decision = decide(&Facts {
@@ -190,9 +194,23 @@ impl Selection {
         }
     }
 
-    /// Every plugin file with its verdict.
-    pub fn rows(&self) -> Vec<Row> {
-        (0..self.survey.candidates.len()).map(|at| row(&self.survey.candidates[at], &self.verdict(at))).collect()
+    /// The whole of it as data.
+    pub fn overview(&self) -> Overview {
+        let candidates = &self.survey.candidates;
+        let effective = self.pick().map(|pick| {
+            let used = &candidates[pick.candidate];
+            format!("{}:{}", used.id().unwrap_or_default(), used.devices()[pick.device].device.index)
+        });
+        let fallback = self.fallback();
+        Overview {
+            wanted: fallback.map(|fallback| fallback.wanted.clone()).or_else(|| effective.clone()),
+            effective,
+            requested: self.policy.to_string(),
+            degraded: fallback.is_some(),
+            reason: fallback.map(|fallback| self.judgement(fallback)),
+            plugins: (0..candidates.len()).map(|at| row(&candidates[at], &self.verdict(at))).collect(),
+            searched: self.survey.searched.iter().map(|dir| dir.display().to_string()).collect(),
+        }
     }
 
     /// Why nothing can be used.

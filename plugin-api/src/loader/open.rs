@@ -93,7 +93,8 @@ pub fn open(path: &Path) -> Result<OpenPlugin, LoadError> {
     let path = path.canonicalize().map_err(|e| LoadError::Dlopen(e.to_string()))?;
     let manifest = read_manifest(&path).ok();
     if let Some(manifest) = &manifest {
-        preload(&listed(&path, manifest)?)?;
+        let libraries = listed(&path, manifest)?;
+        preload(&libraries).map_err(|error| name_missing(error, &path, Some(manifest)))?;
     }
     let header = header(&path).map_err(|error| name_missing(error, &path, manifest.as_ref()))?;
     let theirs = version(header)?;
@@ -150,7 +151,13 @@ fn name_missing(error: LoadError, path: &Path, manifest: Option<&PluginManifest>
     let LoadError::Dlopen(words) = &error else { return error };
     let (Some(name), Some(manifest)) = (missing_name(words, path), manifest) else { return error };
     let Ok(file) = inspect(path) else { return error };
-    missing(find_one(path, &file, &name), manifest)
+    let found = find_one(path, &file, &name);
+    // The loader knows better than we do: if it does not take what we found, its own words are the best.
+    if found.at.is_none() {
+        missing(found, manifest)
+    } else {
+        error
+    }
 }
 
 /// The library that a loader's words say is missing: glibc, musl and macOS.
@@ -249,6 +256,23 @@ fn check_layout(header: &'static LibHeader, theirs: AbiVersion) -> Result<(), Lo
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn loaders_say_in_their_own_words_what_is_missing() {
+        let check = |words: &str, expected: Option<&str>| {
+            assert_eq!(missing_name(words, Path::new("/p/plugin.so")).as_deref(), expected, "{words}");
+        };
+        let glibc = "cannot open shared object file: No such file or directory";
+        check(&format!("libx.so.1: {glibc}"), Some("libx.so.1"));
+        check(&format!("/p/plugin.so: {glibc}"), None);
+        let musl =
+            "Error loading shared library libx.so.1: No such file or directory (needed by /p/plugin.so)";
+        check(musl, Some("libx.so.1"));
+        let macos =
+            "dlopen(/p/plugin.so, 0x0002): Library not loaded: @rpath/libx.dylib\n  Referenced from: /p";
+        check(macos, Some("@rpath/libx.dylib"));
+        check("/p/plugin.so: undefined symbol: absent", None);
+    }
 
     #[test]
     fn a_missing_symbol_is_said_by_the_load() {

@@ -1,10 +1,11 @@
 //! The CPU backend: runs models on the host's processor, through the shared engine.
 //!
-//! `probe` reads facts about the machine, `device` opens it for the engine. Everything about models is
-//! the engine's.
+//! `probe` reads facts about the machine, `device` opens it for the engine, `variant` says for which processors this
+//! library was compiled. Everything about models is the engine's.
 
 mod device;
 mod probe;
+mod variant;
 
 use sconce_engine::AnyExecutor;
 use sconce_plugin_api::export_plugin;
@@ -19,7 +20,7 @@ struct Cpu;
 impl Plugin for Cpu {
     const MANIFEST: Manifest = Manifest {
         id: "cpu",
-        variant: "baseline",
+        variant: variant::NAME,
         version: env!("CARGO_PKG_VERSION"),
         vendor: "the sconce developers",
         description: "Runs models on the host's processor",

@@ -7,8 +7,8 @@ use sconce_formats::memory::{self, Memory};
 use sconce_plugin_api::abi_stable::std_types::{RString, RVec};
 use sconce_plugin_api::sdk::{DeviceInfo, codes::device};
 
-/// Score of a processor, below every other kind of device.
-const SCORE: u32 = 100;
+/// Score of a processor, below every other kind of device. Of the builds that run here the highest level wins.
+const SCORE: u32 = 100 + crate::variant::LEVEL;
 
 /// The one device of this backend.
 pub fn device() -> DeviceInfo {
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn this_machine_has_one_processor() {
         let device = device();
-        assert_eq!((device.index, device.kind, device.score), (0, device::CPU, 100));
+        assert_eq!((device.index, device.kind, device.score), (0, device::CPU, SCORE));
         assert!(!device.name.is_empty() && !device.arch.is_empty());
     }
 }

@@ -11,4 +11,4 @@ mod parent;
 pub use answer::{Opened, ProbedDevice};
 pub use cache::{Cache, Conditions};
 pub use child::run as run_child;
-pub use parent::{Prober, Probed};
+pub use parent::Prober;

@@ -81,7 +81,8 @@ fn add_dynamic<'a, Elf: FileHeader, R: ReadRef<'a>>(
     // A RUNPATH silences an RPATH.
     facts.search_first = late.is_empty() && !early.is_empty();
     let paths = if late.is_empty() { early } else { late };
-    facts.search = paths.iter().flat_map(|path| path.split(':')).map(str::to_owned).collect();
+    let dirs = paths.iter().flat_map(|path| path.split(':')).take(MOST_NAMES);
+    facts.search = dirs.map(str::to_owned).collect();
 }
 
 fn arch(machine: Machine, wide: bool) -> String {

@@ -4,8 +4,6 @@
 mod elf;
 mod macho;
 mod pe;
-#[cfg(test)]
-mod tests;
 
 use std::io::{Read, Seek};
 

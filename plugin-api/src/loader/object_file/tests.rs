@@ -1,1 +1,0 @@
-//! Files made by hand and damaged.
