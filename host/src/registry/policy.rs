@@ -50,6 +50,11 @@ impl std::fmt::Display for Policy {
 }
 
 impl Wish {
+    /// A backend by its name alone.
+    pub fn named(name: &str) -> Self {
+        Wish { text: name.to_owned(), name: name.to_owned(), variant: None, index: None }
+    }
+
     fn parse(text: &str) -> Result<Self, String> {
         let wrong = || {
             Err(format!(

@@ -87,11 +87,24 @@ impl Selection {
         while let Some(pick) = self.pick() {
             match self.open_pick(pick) {
                 Ok(choice) => return Ok(choice),
-                Err(verdict) => self.reject(verdict),
+                Err(verdict) => {
+                    self.distrust(pick);
+                    self.reject(verdict);
+                }
             }
         }
-        self.announce();
-        Err(self.nothing())
+        let told = self.unmet();
+        if !told.is_empty() {
+            self.announce_but(&told);
+        }
+        Err(self.nothing(told))
+    }
+
+    /// Its probe succeeded, and that means nothing any more.
+    fn distrust(&mut self, pick: Pick) {
+        let candidate = &self.survey.candidates[pick.candidate];
+        self.survey.cache.forget(&candidate.digest, &self.survey.conditions);
+        self.survey.cache.save();
     }
 
     /// The pick in use.
@@ -117,7 +130,8 @@ impl Selection {
 
     /// What a model error means for the pick in use, if another one may do better.
     pub fn blame(&self, error: &ModelError) -> Option<Verdict> {
-        let more = self.at + 1 < self.decision.picks.len();
+        let pick = self.pick()?;
+        let more = self.decision.picks[self.at..].iter().any(|next| next.candidate != pick.candidate);
         judge::model(error).filter(|_| more)
     }
 
@@ -128,8 +142,6 @@ impl Selection {
         tracing::warn!("{}", refusal(candidate, &verdict));
         candidate.verdict = verdict.clone();
         let wanted = candidate.name();
-        self.survey.cache.forget(&candidate.digest, &self.survey.conditions);
-        self.survey.cache.save();
         self.fallen.get_or_insert(Fallback { wanted, verdict, candidate: Some(pick.candidate) });
         // Its other devices share its fate: the library is open in this process, and failed.
         self.at += 1;
@@ -151,16 +163,7 @@ impl Selection {
 
     /// A line per candidate that is not used.
     pub fn announce(&self) {
-        for at in 0..self.survey.candidates.len() {
-            let candidate = &self.survey.candidates[at];
-            match self.verdict(at) {
-                Verdict::Ok => {}
-                // Said when it was given up.
-                _ if self.fallen.as_ref().is_some_and(|fallen| fallen.candidate == Some(at)) => {}
-                verdict if verdict.is_fault() => tracing::warn!("{}", refusal(candidate, &verdict)),
-                verdict => tracing::info!("{}", refusal(candidate, &verdict)),
-            }
-        }
+        self.announce_but(&[]);
         for fallback in self.fallback().into_iter().filter(|fallback| fallback.candidate.is_none()) {
             tracing::warn!(
                 "{}: skipped, {}: {}",
@@ -171,24 +174,41 @@ impl Selection {
         }
     }
 
+    /// The same for those of which an error does not tell.
+    fn announce_but(&self, told: &[Fallback]) {
+        let told = |at: usize| told.iter().any(|fallback| fallback.candidate == Some(at));
+        for at in (0..self.survey.candidates.len()).filter(|at| !told(*at)) {
+            let candidate = &self.survey.candidates[at];
+            match self.verdict(at) {
+                Verdict::Ok => {}
+                // Said when it was given up.
+                _ if self.fallen.as_ref().is_some_and(|fallen| fallen.candidate == Some(at)) => {}
+                verdict if verdict.is_fault() => tracing::warn!("{}", refusal(candidate, &verdict)),
+                verdict => tracing::info!("{}", refusal(candidate, &verdict)),
+            }
+        }
+    }
+
     /// The verdict on a candidate in the light of the decision.
     pub fn verdict(&self, at: usize) -> Verdict {
         let candidate = &self.survey.candidates[at];
         match (&candidate.verdict, self.pick()) {
-            (Verdict::Ok, Some(pick)) if pick.candidate != at => {
-                Verdict::NotChosen { why: self.why_not(at, pick) }
-            }
+            (Verdict::Ok, Some(pick)) if pick.candidate == at => Verdict::Ok,
+            (Verdict::Ok, used) => Verdict::NotChosen { why: self.why_not(at, used) },
             (verdict, _) => verdict.clone(),
         }
     }
 
-    fn why_not(&self, at: usize, used: Pick) -> String {
-        let taken = self.survey.candidates[used.candidate].name();
-        match self.decision.picks.iter().find(|pick| pick.candidate == at) {
-            Some(pick) if self.policy == Policy::Auto => {
-                format!("its score is {}, that of {taken} {}", pick.score, used.score)
+    fn why_not(&self, at: usize, used: Option<Pick>) -> String {
+        let own = self.decision.picks.iter().find(|pick| pick.candidate == at);
+        match own.zip(used) {
+            Some((own, used)) => {
+                let taken = self.survey.candidates[used.candidate].name();
+                match self.policy {
+                    Policy::Auto => format!("its score is {}, that of {taken} {}", own.score, used.score),
+                    Policy::Wishes(_) => format!("{taken} comes first in --backend {}", self.policy),
+                }
             }
-            Some(_) => format!("{taken} comes first in --backend {}", self.policy),
             None if self.require_gpu => "it has no GPU, and --require-gpu asks for one".into(),
             None => format!("--backend {} asks for another device", self.policy),
         }
@@ -214,22 +234,25 @@ impl Selection {
     }
 
     /// Why nothing can be used.
-    fn nothing(&self) -> Error {
-        let candidates = self.survey.candidates.iter();
-        let fallback = self.fallback();
-        match (&self.policy, fallback) {
-            (Policy::Wishes(wishes), _) => self.wishes_unmet(wishes),
-            (Policy::Auto, Some(fallback)) if self.require_gpu => {
-                self.unusable("--require-gpu".into(), vec![self.told(fallback)])
-            }
-            _ => Error::NoBackend {
-                considered: candidates.map(|c| refusal(c, &c.verdict)).collect(),
+    fn nothing(&self, unmet: Vec<Fallback>) -> Error {
+        let candidates = self.survey.candidates.iter().enumerate();
+        match (&self.policy, unmet.as_slice()) {
+            (_, []) => Error::NoBackend {
+                considered: candidates.map(|(at, c)| refusal(c, &self.verdict(at))).collect(),
                 searched: self.survey.searched.clone(),
             },
+            (Policy::Auto, [first, ..]) => self.unusable(first.wanted.clone(), &unmet),
+            (Policy::Wishes(_), _) => self.unusable(self.policy.to_string(), &unmet),
         }
     }
 
-    fn wishes_unmet(&self, wishes: &[super::policy::Wish]) -> Error {
+    /// What was asked for by name or by --require-gpu, and why it cannot be had; empty where it was not.
+    fn unmet(&self) -> Vec<Fallback> {
+        let wishes = match &self.policy {
+            Policy::Auto if self.require_gpu => return self.fallback().cloned().into_iter().collect(),
+            Policy::Auto => return Vec::new(),
+            Policy::Wishes(wishes) => wishes,
+        };
         let searched: Vec<String> = self.survey.searched.iter().map(|dir| dir.display().to_string()).collect();
         let facts = Facts {
             policy: &self.policy,
@@ -238,8 +261,7 @@ impl Selection {
             gpus: &self.survey.hardware.gpus,
             searched: &searched,
         };
-        let told = wishes.iter().map(|wish| self.told(&facts.unmet(wish))).collect();
-        self.unusable(self.policy.to_string(), told)
+        wishes.iter().map(|wish| facts.unmet(wish)).collect()
     }
 
     /// Cause and fix of what was wanted.
@@ -251,11 +273,13 @@ impl Selection {
         }
     }
 
-    fn unusable(&self, asked: String, told: Vec<(String, String)>) -> Error {
-        let (causes, fixes): (Vec<_>, Vec<_>) = told.into_iter().unzip();
+    fn unusable(&self, asked: String, unmet: &[Fallback]) -> Error {
+        let (causes, fixes): (Vec<_>, Vec<_>) = unmet.iter().map(|fallback| self.told(fallback)).unzip();
         let mut fixes: Vec<String> = fixes.into_iter().filter(|fix| !fix.is_empty()).collect();
-        let failed = |id: &&str| !asked.split([',', ':', '@']).any(|name| name == *id);
-        let mut others: Vec<&str> = self.survey.ids().into_iter().filter(failed).collect();
+        let named = |id: &&str| asked.split([',', ':', '@']).any(|name| name == *id);
+        let usable = |c: &&Candidate| matches!(c.verdict, Verdict::Ok | Verdict::NotChosen { .. });
+        let usable = self.survey.candidates.iter().filter(usable).filter_map(Candidate::id);
+        let mut others: Vec<&str> = usable.filter(|id| !named(id)).collect();
         others.sort_unstable();
         others.dedup();
         fixes.push(match others.as_slice() {

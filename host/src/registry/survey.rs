@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sconce_plugin_api::loader::PluginManifest;
 
@@ -53,6 +53,7 @@ pub struct Survey {
 
 /// Discovers, screens and probes.
 pub fn survey(args: &SelectArgs, policy: &Policy, hardware: Hardware) -> Result<Survey, Error> {
+    let begin = Instant::now();
     let found = discover(&args.plugin_dir);
     let mut survey = Survey {
         candidates: found.into_iter().map(|found| candidate(found, &hardware)).collect(),
@@ -67,15 +68,16 @@ pub fn survey(args: &SelectArgs, policy: &Policy, hardware: Hardware) -> Result<
     survey.probe(&open, args)?;
     survey.drop_doubles();
     survey.cache.save();
+    let (files, took) = (survey.candidates.len(), begin.elapsed());
+    tracing::debug!("{files} plugin files looked at, {} of them in children, in {took:.1?}", open.len());
     Ok(survey)
 }
 
 /// The verdict of the file alone.
 fn candidate(found: Found, hardware: &Hardware) -> Candidate {
-    let (manifest, verdict) = match found.permitted {
-        Err(verdict) => (None, Err(verdict)),
-        Ok(()) => screen(&found.path, &hardware.cpu),
-    };
+    // A file that may not be run can still be read, and so be called by its name.
+    let (manifest, fits) = screen(&found.path, &hardware.cpu);
+    let verdict = found.permitted.and(fits);
     Candidate {
         path: found.path,
         manifest,
@@ -118,6 +120,12 @@ impl Candidate {
     }
 }
 
+/// The ids that mean plugins, and no kinds or names of devices. A file that others may write to gives none.
+pub fn ids(candidates: &[Candidate]) -> Vec<&str> {
+    let trusted = candidates.iter().filter(|c| !matches!(c.verdict, Verdict::NotPermitted { .. }));
+    trusted.filter_map(Candidate::id).collect()
+}
+
 impl Survey {
     /// Those of a verdict that is still open.
     fn open(&self) -> Vec<usize> {
@@ -126,7 +134,7 @@ impl Survey {
 
     /// The ids of all plugins found.
     pub fn ids(&self) -> Vec<&str> {
-        self.candidates.iter().filter_map(Candidate::id).collect()
+        ids(&self.candidates)
     }
 
     /// A plugin that this policy cannot choose is not opened.
