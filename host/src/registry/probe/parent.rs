@@ -16,8 +16,26 @@ use super::answer::{self, Opened};
 /// Variables that a plugin, its libraries or its driver may need. Everything else stays outside.
 const PASSED: [&str; 8] = ["PATH", "HOME", "USER", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "XDG_CACHE_HOME"];
 const PASSED_PREFIXES: [&str; 20] = [
-    "LD_", "DYLD_", "SCONCE_", "CUDA_", "NVIDIA_", "CUBLAS_", "HIP_", "ROCR_", "ROCM_", "HSA_", "AMD_", "GPU_",
-    "ONEAPI_", "ZE_", "SYCL_", "VK_", "MTL_", "METAL_", "CANDLE_", "MISTRALRS_",
+    "LD_",
+    "DYLD_",
+    "SCONCE_",
+    "CUDA_",
+    "NVIDIA_",
+    "CUBLAS_",
+    "HIP_",
+    "ROCR_",
+    "ROCM_",
+    "HSA_",
+    "AMD_",
+    "GPU_",
+    "ONEAPI_",
+    "ZE_",
+    "SYCL_",
+    "VK_",
+    "MTL_",
+    "METAL_",
+    "CANDLE_",
+    "MISTRALRS_",
 ];
 
 /// Most of what a child prints that is kept, in bytes: the end of it.
