@@ -8,6 +8,7 @@ use sconce_plugin_api::loader::{LoadError, ManifestError};
 
 use crate::executor::ExecError;
 use crate::models::TextError;
+use crate::registry::Verdict;
 use crate::text::TokenizerError;
 
 /// Exit codes, documented in `docs/cli.md`.
@@ -38,8 +39,7 @@ pub enum Error {
     #[error("cannot open plugin {}", path.display())]
     PluginFile {
         path: PathBuf,
-        #[source]
-        source: PluginFileError,
+        verdict: Verdict,
     },
     #[error("cannot use model {}", path.display())]
     Model {
@@ -127,6 +127,7 @@ impl Error {
             Error::Usage { cause, .. } | Error::Backend { cause, .. } | Error::Input { cause, .. } => {
                 cause.clone()
             }
+            Error::PluginFile { verdict, .. } => format!("{}, {}", verdict.code(), verdict.cause()),
             Error::NoBackend { considered, .. } if considered.is_empty() => "no plugin was found".to_owned(),
             Error::NoBackend { considered, .. } => considered.join("\n"),
             Error::Engine { source } => source.causes(),
@@ -152,9 +153,7 @@ impl Error {
                     dirs.join(", ")
                 )
             }
-            Error::PluginFile { .. } => {
-                "give the library file of a plugin built for this machine and this host".into()
-            }
+            Error::PluginFile { path, verdict } => verdict.fix(path),
             Error::Model { source, .. } => source.fix().into(),
             Error::Address { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
                 "stop the program that listens there, or choose another with --port (0 takes a free one)"

@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::cli::BackendsArgs;
 use crate::error::{Error, Exit};
 use crate::hardware::Hardware;
+use crate::output;
 use crate::registry::{Overview, Policy, Row, Selection, select};
 
 /// The decision, step by step.
@@ -34,11 +35,7 @@ struct Step {
 pub fn run(args: &BackendsArgs) -> Result<Exit, Error> {
     let selection = select(&args.select)?;
     let explanation = explain(&selection);
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&explanation).expect("plain data"));
-    } else {
-        print!("{}", text(&explanation));
-    }
+    output::json_or(args.json, &explanation, || text(&explanation));
     Ok(if explanation.overview.effective.is_some() { Exit::Done } else { Exit::NoBackend })
 }
 

@@ -1,7 +1,7 @@
 //! From a survey to the backend in use: opens the picks one after the other until one works, and says a line per
 //! candidate.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::cli::SelectArgs;
 use crate::error::{Error, ModelError};
@@ -67,6 +67,15 @@ fn select_on(args: &SelectArgs, hardware: Hardware) -> Result<Selection, Error> 
         at: 0,
         fallen: None,
     })
+}
+
+/// Opens one file in this process.
+///
+/// # Errors
+/// [`Error::PluginFile`].
+pub fn open_file(path: &Path, options: &[(String, String)]) -> Result<Backend, Error> {
+    let opened = Backend::open(path, options);
+    opened.map_err(|error| Error::PluginFile { path: path.to_owned(), verdict: judge::file(&error) })
 }
 
 /// The first pick that can be opened, for commands that use no other.
@@ -157,7 +166,10 @@ impl Selection {
                 Verdict::Ok => {}
                 // Said when it was given up.
                 _ if self.fallen.as_ref().is_some_and(|fallen| fallen.candidate == Some(at)) => {}
-                verdict if verdict.is_fault() => tracing::warn!("{}", refusal(candidate, &verdict)),
+                verdict if verdict.is_fault() => {
+                    let fix = verdict.fix(&candidate.path);
+                    tracing::warn!("{}; fix: {fix}", refusal(candidate, &verdict));
+                }
                 verdict => tracing::info!("{}", refusal(candidate, &verdict)),
             }
         }

@@ -19,8 +19,9 @@ const VERSION: u32 = 1;
 const MOST: usize = 256;
 /// A failure is believed for so long, in seconds: it may have had a passing cause.
 const QUARANTINE: u64 = 24 * 3600;
-/// Variables that differ between starts and change nothing for a plugin.
-const PLACES: [&str; 7] = ["PATH", "HOME", "USER", "TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME"];
+/// Variables that differ between starts and change nothing for a probe.
+const OF_NO_CONSEQUENCE: [&str; 8] =
+    ["PATH", "HOME", "USER", "TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME", "CANDLE_NUM_THREADS"];
 
 /// What is remembered, and where.
 pub struct Cache {
@@ -65,7 +66,7 @@ enum Outcome {
 impl Conditions {
     pub fn new(hardware: &str, options: &[(String, String)]) -> Self {
         let mut variables = passed_variables();
-        variables.retain(|(name, _)| !PLACES.contains(&&*name.to_string_lossy()));
+        variables.retain(|(name, _)| !OF_NO_CONSEQUENCE.contains(&&*name.to_string_lossy()));
         variables.sort();
         let host = (env!("CARGO_PKG_VERSION"), sconce_plugin_api::abi::ABI_VERSION);
         Conditions(format!("{host:?}\n{hardware}\n{options:?}\n{variables:?}"))
