@@ -14,6 +14,7 @@ mod inspect;
 mod logging;
 mod metrics;
 mod models;
+mod plugin_inspect;
 mod plugin_test;
 mod probe;
 mod registry;
@@ -49,6 +50,7 @@ fn run(command: Command) -> Result<Exit, Error> {
         Command::Bench(args) => bench::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Plugin(PluginCommand::Inspect(args)) => plugin_inspect::run(&args),
         Command::Plugin(PluginCommand::Test(args)) => plugin_test::run(&args),
     }
 }
