@@ -23,6 +23,7 @@ mod metrics;
 mod models;
 mod output;
 mod paths;
+mod plugin_inspect;
 mod plugin_test;
 mod registry;
 mod scheduler;
@@ -61,6 +62,7 @@ fn run(command: Command) -> Result<Exit, Error> {
         Command::Backends(args) => backends::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Plugin(PluginCommand::Inspect(args)) => plugin_inspect::run(&args),
         Command::Plugin(PluginCommand::Test(args)) => plugin_test::run(&args),
         Command::Probe(args) => registry::run_child(&args),
     }

@@ -6,7 +6,7 @@
 
 mod decide;
 mod discover;
-mod judge;
+pub mod judge;
 mod load;
 mod policy;
 mod probe;
