@@ -83,7 +83,7 @@ fn libraries_of_other_systems_are_read_here() {
 fn what_is_no_plugin_is_an_error_with_a_reason() {
     let dir = temp_dir();
     let file = dir.path().join("file.so");
-    let mut check = |bytes: &[u8], words: &[&str]| {
+    let check = |bytes: &[u8], words: &[&str]| {
         std::fs::write(&file, bytes).expect("a file for the test");
         inspect(&file, &[]).explained(NO_PLUGIN, words);
     };
