@@ -33,7 +33,7 @@ pub enum Error {
     #[error("cannot use {what}")]
     Usage { what: String, cause: String, fix: String },
     #[error("no usable backend")]
-    NoBackend { considered: Vec<String>, searched: Vec<PathBuf> },
+    NoBackend { considered: Vec<String>, searched: Vec<PathBuf>, require_gpu: bool },
     #[error("cannot use backend `{asked}`")]
     Backend { asked: String, cause: String, fix: String },
     #[error("cannot open plugin {}", path.display())]
@@ -146,6 +146,9 @@ impl Error {
                 "use a level (`info`) or targets with levels (`sconce=debug,warn`)".into()
             }
             Error::Usage { fix, .. } | Error::Backend { fix, .. } => fix.clone(),
+            Error::NoBackend { require_gpu: true, .. } => {
+                "see what keeps a GPU from being used: sconce doctor; or start without --require-gpu".into()
+            }
             Error::NoBackend { searched, .. } => {
                 let dirs: Vec<String> = searched.iter().map(|dir| dir.display().to_string()).collect();
                 format!(

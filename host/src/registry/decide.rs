@@ -56,11 +56,9 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
     let mut picks = match facts.policy {
         Policy::Auto => facts.picks(0, |_, _| true),
         Policy::Wishes(wishes) => {
-            let ids = facts.ids();
-            let all = wishes.iter().enumerate();
             let mut picks: Vec<Pick> = Vec::new();
-            for (at, wish) in all {
-                for pick in facts.picks(at, |m, d| wish.means(m, d, &ids)) {
+            for (at, wish) in wishes.iter().enumerate() {
+                for pick in facts.picks(at, |manifest, device| wish.means(manifest, device)) {
                     let known = |p: &Pick| (p.candidate, p.device) == (pick.candidate, pick.device);
                     if !picks.iter().any(known) {
                         picks.push(pick);
@@ -76,10 +74,6 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
 }
 
 impl Facts<'_> {
-    fn ids(&self) -> Vec<&str> {
-        self.candidates.iter().filter_map(Candidate::id).collect()
-    }
-
     fn device(&self, pick: Pick) -> &super::Device {
         &self.candidates[pick.candidate].devices()[pick.device].device
     }
@@ -124,15 +118,14 @@ impl Facts<'_> {
 
     /// Why a wish is not fulfilled.
     pub fn unmet(&self, wish: &Wish) -> Fallback {
-        let ids = self.ids();
         let meant = |c: &Candidate| match &c.manifest {
-            Some(manifest) => wish.may_mean(manifest, &ids) && (ids.contains(&wish.name.as_str()) || !c.verdict.is_ok()),
+            Some(manifest) => wish.may_mean(manifest),
             // A file that cannot be read may still be called after what it was.
             None => c.path.to_string_lossy().contains(&format!("sconce_{}", wish.name)),
         };
         let found = self.candidates.iter().enumerate().find(|(_, c)| meant(c));
         let (candidate, verdict) = match found {
-            None => (None, self.not_installed(&wish.name)),
+            None => (None, self.not_installed(&wish.text)),
             Some((at, candidate)) => (Some(at), self.unmet_by(wish, candidate)),
         };
         Fallback { wanted: wish.text.clone(), verdict, candidate }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::SelectArgs;
+use crate::cli::{OnFallback, SelectArgs};
 use crate::error::{Error, ModelError};
 use crate::hardware::Hardware;
 
@@ -86,6 +86,7 @@ pub fn select_one(args: &SelectArgs) -> Result<Choice, Error> {
     let mut selection = select(args)?;
     let choice = selection.open()?;
     selection.announce();
+    selection.heed_fallback(OnFallback::Warn)?;
     Ok(choice)
 }
 
@@ -99,7 +100,6 @@ impl Selection {
                 Err(verdict) => self.reject(verdict),
             }
         }
-        self.announce();
         Err(self.nothing())
     }
 
@@ -173,36 +173,52 @@ impl Selection {
                 verdict => tracing::info!("{}", refusal(candidate, &verdict)),
             }
         }
-        for fallback in self.fallback().into_iter().filter(|fallback| fallback.candidate.is_none()) {
-            tracing::warn!(
-                "{}: skipped, {}: {}",
-                fallback.wanted,
-                fallback.verdict.code(),
-                fallback.verdict.cause()
-            );
+    }
+
+    /// Says that something less than what was wanted is used, as loud as asked.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] if that is not to be.
+    pub fn heed_fallback(&self, on_fallback: OnFallback) -> Result<(), Error> {
+        let Some(fallback) = self.fallback() else { return Ok(()) };
+        let Judgement { code, cause, fix } = self.judgement(fallback);
+        // A plugin that is there has had its own line, with the cause.
+        let cause = if fallback.candidate.is_none() { format!(", {cause}") } else { String::new() };
+        let used = self.overview().effective.unwrap_or_default();
+        let line = format!("{used} is used instead of {}: {code}{cause}; fix: {fix}", fallback.wanted);
+        match on_fallback {
+            OnFallback::Serve => tracing::info!("{line}"),
+            OnFallback::Warn => tracing::warn!("{line}"),
+            OnFallback::Exit => {
+                let (cause, fix) = self.told(fallback);
+                return Err(Error::Backend { asked: fallback.wanted.clone(), cause, fix });
+            }
         }
+        Ok(())
     }
 
     /// The verdict on a candidate in the light of the decision.
     pub fn verdict(&self, at: usize) -> Verdict {
         let candidate = &self.survey.candidates[at];
-        match (&candidate.verdict, self.pick()) {
-            (Verdict::Ok, Some(pick)) if pick.candidate != at => {
-                Verdict::NotChosen { why: self.why_not(at, pick) }
-            }
-            (verdict, _) => verdict.clone(),
+        match self.pick() {
+            Some(pick) if pick.candidate == at => candidate.verdict.clone(),
+            used if candidate.verdict.is_ok() => Verdict::NotChosen { why: self.why_not(at, used) },
+            _ => candidate.verdict.clone(),
         }
     }
 
-    fn why_not(&self, at: usize, used: Pick) -> String {
-        let taken = self.survey.candidates[used.candidate].name();
-        match self.decision.picks.iter().find(|pick| pick.candidate == at) {
-            Some(pick) if self.policy == Policy::Auto => {
-                format!("its score is {}, that of {taken} {}", pick.score, used.score)
+    fn why_not(&self, at: usize, used: Option<Pick>) -> String {
+        let own = self.decision.picks.iter().find(|pick| pick.candidate == at);
+        match (own, used) {
+            (Some(own), Some(used)) => {
+                let taken = self.survey.candidates[used.candidate].name();
+                match self.policy {
+                    Policy::Auto => format!("its score is {}, that of {taken} {}", own.score, used.score),
+                    Policy::Wishes(_) => format!("{taken} comes first in --backend {}", self.policy),
+                }
             }
-            Some(_) => format!("{taken} comes first in --backend {}", self.policy),
-            None if self.require_gpu => "it has no GPU, and --require-gpu asks for one".into(),
-            None => format!("--backend {} asks for another device", self.policy),
+            _ if self.require_gpu => "it has no GPU, and --require-gpu asks for one".into(),
+            _ => format!("--backend {} asks for another device", self.policy),
         }
     }
 
@@ -227,17 +243,14 @@ impl Selection {
 
     /// Why nothing can be used.
     fn nothing(&self) -> Error {
-        let candidates = self.survey.candidates.iter();
-        let fallback = self.fallback();
-        match (&self.policy, fallback) {
-            (Policy::Wishes(wishes), _) => self.wishes_unmet(wishes),
-            (Policy::Auto, Some(fallback)) if self.require_gpu => {
-                self.unusable("--require-gpu".into(), vec![self.told(fallback)])
-            }
-            _ => Error::NoBackend {
-                considered: candidates.map(|c| refusal(c, &c.verdict)).collect(),
-                searched: self.survey.searched.clone(),
-            },
+        if let Policy::Wishes(wishes) = &self.policy {
+            return self.wishes_unmet(wishes);
+        }
+        let candidates = self.survey.candidates.iter().enumerate();
+        Error::NoBackend {
+            considered: candidates.map(|(at, candidate)| refusal(candidate, &self.verdict(at))).collect(),
+            searched: self.survey.searched.clone(),
+            require_gpu: self.require_gpu,
         }
     }
 
@@ -266,8 +279,9 @@ impl Selection {
     fn unusable(&self, asked: String, told: Vec<(String, String)>) -> Error {
         let (causes, fixes): (Vec<_>, Vec<_>) = told.into_iter().unzip();
         let mut fixes: Vec<String> = fixes.into_iter().filter(|fix| !fix.is_empty()).collect();
-        let failed = |id: &&str| !asked.split([',', ':', '@']).any(|name| name == *id);
-        let mut others: Vec<&str> = self.survey.ids().into_iter().filter(failed).collect();
+        let readable = self.survey.candidates.iter().filter(|candidate| candidate.manifest.is_some());
+        let mut others: Vec<String> = readable.map(Candidate::name).collect();
+        others.retain(|name| !asked.split(',').any(|wish| wish.split(':').next() == Some(name)));
         others.sort_unstable();
         others.dedup();
         fixes.push(match others.as_slice() {
@@ -275,12 +289,6 @@ impl Selection {
             others => format!("start with `--backend auto`, or one of the installed: {}", others.join(", ")),
         });
         Error::Backend { asked, cause: causes.join("\n"), fix: fixes.join("\n") }
-    }
-
-    /// The error that `--on-fallback exit` makes of a fallback.
-    pub fn fallback_refused(&self, fallback: &Fallback) -> Error {
-        let (cause, fix) = self.told(fallback);
-        Error::Backend { asked: fallback.wanted.clone(), cause, fix }
     }
 }
 

@@ -136,22 +136,15 @@ impl Survey {
         (0..self.candidates.len()).filter(|at| self.candidates[*at].verdict.is_ok()).collect()
     }
 
-    /// The ids of all plugins found.
-    pub fn ids(&self) -> Vec<&str> {
-        self.candidates.iter().filter_map(Candidate::id).collect()
-    }
-
     /// A plugin that this policy cannot choose is not opened.
     fn set_aside(&mut self, policy: &Policy) {
-        let ids: Vec<String> = self.ids().into_iter().map(str::to_owned).collect();
-        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         for candidate in self.candidates.iter_mut().filter(|c| c.verdict.is_ok()) {
             let manifest = candidate.manifest.as_ref().expect("a file without one has another verdict");
             let why = match policy {
                 Policy::Auto if manifest.test => {
                     Some("it is a test plugin; name it with --backend to use it".to_owned())
                 }
-                Policy::Wishes(wishes) if !wishes.iter().any(|wish| wish.may_mean(manifest, &ids)) => {
+                Policy::Wishes(wishes) if !wishes.iter().any(|wish| wish.may_mean(manifest)) => {
                     Some(format!("--backend {policy} asks for another"))
                 }
                 _ => None,
