@@ -52,7 +52,7 @@ pub struct Metrics {
 }
 
 impl EngineMetrics {
-    fn new(registry: &mut Registry) -> Self {
+    pub fn new(registry: &mut Registry) -> Self {
         let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 18));
         let sizes = || Histogram::new(exponential_buckets(1.0, 2.0, 10));
         let metrics = EngineMetrics {

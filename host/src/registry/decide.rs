@@ -3,12 +3,15 @@
 //! `auto` takes the highest score, then the most free memory, then the first in search order. The documented
 //! scores: a GPU with memory of its own 1000, one that shares the host's 800, a CPU 100 and its level.
 
+use std::path::Path;
+
 use sconce_plugin_api::loader::PluginManifest;
 
 use crate::hardware::Gpu;
 
 use super::Candidate;
 use super::policy::{Policy, Wish};
+use super::survey::ids;
 use super::verdict::Verdict;
 
 /// A third party's plugin scores itself; to come before ours it has to be named.
@@ -56,9 +59,11 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
     let mut picks = match facts.policy {
         Policy::Auto => facts.picks(0, |_, _| true),
         Policy::Wishes(wishes) => {
+            let ids = facts.ids();
+            let all = wishes.iter().enumerate();
             let mut picks: Vec<Pick> = Vec::new();
-            for (at, wish) in wishes.iter().enumerate() {
-                for pick in facts.picks(at, |manifest, device| wish.means(manifest, device)) {
+            for (at, wish) in all {
+                for pick in facts.picks(at, |m, d| wish.means(m, d, &ids)) {
                     let known = |p: &Pick| (p.candidate, p.device) == (pick.candidate, pick.device);
                     if !picks.iter().any(known) {
                         picks.push(pick);
@@ -74,6 +79,10 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
 }
 
 impl Facts<'_> {
+    fn ids(&self) -> Vec<&str> {
+        ids(self.candidates)
+    }
+
     fn device(&self, pick: Pick) -> &super::Device {
         &self.candidates[pick.candidate].devices()[pick.device].device
     }
@@ -118,17 +127,25 @@ impl Facts<'_> {
 
     /// Why a wish is not fulfilled.
     pub fn unmet(&self, wish: &Wish) -> Fallback {
-        let meant = |c: &Candidate| match &c.manifest {
-            Some(manifest) => wish.may_mean(manifest),
-            // A file that cannot be read may still be called after what it was.
-            None => c.path.to_string_lossy().contains(&format!("sconce_{}", wish.name)),
-        };
-        let found = self.candidates.iter().enumerate().find(|(_, c)| meant(c));
-        let (candidate, verdict) = match found {
-            None => (None, self.not_installed(&wish.text)),
-            Some((at, candidate)) => (Some(at), self.unmet_by(wish, candidate)),
+        let candidate = self.named(wish);
+        let verdict = match candidate {
+            None => self.not_installed(wish),
+            Some(at) => self.unmet_by(wish, &self.candidates[at]),
         };
         Fallback { wanted: wish.text.clone(), verdict, candidate }
+    }
+
+    /// The plugin that a wish names: one that works, else one of which more is to be said than that another was
+    /// taken, else the first.
+    fn named(&self, wish: &Wish) -> Option<usize> {
+        let ids = self.ids();
+        let all = self.candidates.iter().enumerate().filter(|(_, c)| is_named(c, wish, &ids));
+        let first = all.min_by_key(|(_, c)| match c.verdict {
+            Verdict::Ok => 0,
+            Verdict::Duplicate { .. } | Verdict::NotChosen { .. } => 2,
+            _ => 1,
+        });
+        first.map(|(at, _)| at)
     }
 
     fn unmet_by(&self, wish: &Wish, candidate: &Candidate) -> Verdict {
@@ -142,12 +159,14 @@ impl Facts<'_> {
             (Verdict::Ok, ..) if self.require_gpu => {
                 Verdict::NoDevice { why: "it has no GPU, and --require-gpu asks for one".into() }
             }
+            (Verdict::Ok, ..) => Verdict::NoDevice { why: format!("it has no device `{}`", wish.name) },
             (verdict, ..) => verdict.clone(),
         }
     }
 
-    fn not_installed(&self, backend: &str) -> Verdict {
-        Verdict::NotInstalled { backend: backend.to_owned(), searched: self.searched.to_vec() }
+    fn not_installed(&self, wish: &Wish) -> Verdict {
+        let variant = wish.variant.as_ref().map(|variant| format!("@{variant}")).unwrap_or_default();
+        Verdict::NotInstalled { backend: format!("{}{variant}", wish.name), searched: self.searched.to_vec() }
     }
 
     /// GPUs of this machine for which there is a backend that is not used, with the score it would have.
@@ -156,14 +175,10 @@ impl Facts<'_> {
             return Vec::new();
         }
         let wanted = |gpu: &Gpu| {
-            let backend = gpu.backend?;
-            let mut plugins = self.candidates.iter().enumerate().filter(|(_, c)| c.id() == Some(backend));
-            let fallback = match plugins.next() {
-                None => (None, self.not_installed(backend)),
-                Some((at, candidate)) => (Some(at), candidate.verdict.clone()),
-            };
-            let (candidate, verdict) = fallback;
-            Some((THIRD_PARTY_MOST + 1, Fallback { wanted: backend.to_owned(), verdict, candidate }))
+            let wish = Wish::named(gpu.backend?);
+            // A plugin that works has lost by its score, which it gave itself.
+            let works = self.named(&wish).is_some_and(|at| self.candidates[at].verdict.is_ok());
+            (!works).then(|| (THIRD_PARTY_MOST + 1, self.unmet(&wish)))
         };
         self.gpus.iter().filter_map(wanted).collect()
     }
@@ -172,7 +187,8 @@ impl Facts<'_> {
     fn broken(&self, score: u32) -> Vec<(u32, Fallback)> {
         let all = self.candidates.iter().enumerate().filter(|(_, c)| c.verdict.is_fault());
         let broken = all.filter_map(|(at, candidate)| {
-            let potential = potential(candidate.manifest.as_ref()?);
+            let manifest = candidate.manifest.as_ref().filter(|manifest| !manifest.test)?;
+            let potential = potential(manifest);
             let fallback = Fallback {
                 wanted: candidate.name(),
                 verdict: candidate.verdict.clone(),
@@ -182,6 +198,25 @@ impl Facts<'_> {
         });
         broken.collect()
     }
+}
+
+/// Whether a wish names this plugin, by its id, by what it is for, or by a device that it has.
+fn is_named(candidate: &Candidate, wish: &Wish, ids: &[&str]) -> bool {
+    let Some(manifest) = &candidate.manifest else {
+        return is_called(&candidate.path, &wish.name);
+    };
+    let name = wish.name.as_str();
+    let kind = !ids.contains(&name) && manifest.device_kinds.iter().any(|kind| kind == name);
+    let any = Wish { index: None, ..wish.clone() };
+    let device = candidate.devices().iter().any(|probed| any.means(manifest, &probed.device, ids));
+    wish.is_variant(manifest) && (manifest.id == name || kind || device)
+}
+
+/// A file that cannot be read may still be called after what it was: `libsconce_NAME`, and then no more letters.
+fn is_called(path: &Path, name: &str) -> bool {
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    let rest = file.split_once("sconce_").and_then(|(_, rest)| rest.strip_prefix(name));
+    rest.is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
 }
 
 /// Ours have short names, those of others are in reverse DNS.
@@ -207,3 +242,6 @@ fn level(features: &[String]) -> u32 {
     let has = |name: &str| features.iter().any(|feature| feature == name);
     LEVELS.iter().find(|(name, _)| has(name)).map_or(1, |(_, level)| *level)
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,6 +50,11 @@ impl std::fmt::Display for Policy {
 }
 
 impl Wish {
+    /// A backend by its name alone.
+    pub fn named(name: &str) -> Self {
+        Wish { text: name.to_owned(), name: name.to_owned(), variant: None, index: None }
+    }
+
     fn parse(text: &str) -> Result<Self, String> {
         let wrong = || {
             Err(format!(
@@ -74,28 +79,34 @@ impl Wish {
         Ok(Wish { text: text.to_owned(), name: name.to_owned(), variant, index })
     }
 
-    /// Whether a plugin may be meant, judged before it is opened.
-    pub fn may_mean(&self, manifest: &PluginManifest) -> bool {
-        let named = manifest.id == self.name
-            || manifest.device_kinds.contains(&self.name)
-            // Only the opened plugin knows what its devices are called.
-            || self.is_device_name();
+    /// Whether a plugin may be meant, judged before it is opened. `ids`: of all plugins that were found. A name
+    /// that is a plugin's means that plugin; another may be a kind or a name of a device.
+    pub fn may_mean(&self, manifest: &PluginManifest, ids: &[&str]) -> bool {
+        let named = if ids.contains(&self.name.as_str()) {
+            manifest.id == self.name
+        } else {
+            // What its devices are called only the opened plugin knows.
+            manifest.device_kinds.contains(&self.name) || self.is_device_name()
+        };
         named && self.is_variant(manifest)
     }
 
     /// Whether a device of a plugin is meant.
-    pub fn means(&self, manifest: &PluginManifest, device: &Device) -> bool {
-        let named = manifest.id == self.name
-            || device.kind_name() == self.name
-            || (self.is_device_name() && device.name.eq_ignore_ascii_case(&self.name));
+    pub fn means(&self, manifest: &PluginManifest, device: &Device, ids: &[&str]) -> bool {
+        let named = if ids.contains(&self.name.as_str()) {
+            manifest.id == self.name
+        } else {
+            device.kind_name() == self.name || device.name.eq_ignore_ascii_case(&self.name)
+        };
         named && self.is_variant(manifest) && self.index.is_none_or(|index| index == device.index)
     }
 
-    fn is_variant(&self, manifest: &PluginManifest) -> bool {
+    /// Whether no variant is asked for, or this one.
+    pub fn is_variant(&self, manifest: &PluginManifest) -> bool {
         self.variant.as_ref().is_none_or(|variant| *variant == manifest.variant)
     }
 
-    /// Ids and kinds are in small letters without blanks; vendors name their devices otherwise.
+    /// Ids and kinds are in small letters without blanks; vendors call their devices otherwise.
     fn is_device_name(&self) -> bool {
         self.name.contains(|c: char| c.is_uppercase() || c.is_whitespace())
     }

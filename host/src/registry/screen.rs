@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sconce_plugin_api::loader::{PluginManifest, check_abi, read_manifest};
+use sconce_plugin_api::loader::{PluginManifest, check_abi, inspect};
 
 use crate::hardware::Cpu;
 
@@ -12,10 +12,17 @@ use super::verdict::Verdict;
 /// Reads the manifest, and refuses what cannot run here whatever a probe might say. A file that was refused may
 /// still have a manifest to show.
 pub fn screen(path: &Path, cpu: &Cpu) -> (Option<PluginManifest>, Result<(), Verdict>) {
-    match read_manifest(path) {
-        Err(error) => (None, Err(judge::manifest(&error))),
+    let file = match inspect(path) {
+        Ok(file) => file,
+        Err(error) => return (None, Err(judge::manifest(&error))),
+    };
+    let target = file.check_target();
+    match file.manifest {
+        Err(error) => (None, Err(judge::manifest(&target.err().unwrap_or(error)))),
         Ok(manifest) => {
-            let fits = check_abi(&manifest).map_err(|e| judge::load(&e)).and_then(|()| features(&manifest, cpu));
+            let target = target.map_err(|e| judge::manifest(&e));
+            let speaks = target.and_then(|()| check_abi(&manifest).map_err(|e| judge::load(&e)));
+            let fits = speaks.and_then(|()| features(&manifest, cpu));
             (Some(manifest), fits)
         }
     }

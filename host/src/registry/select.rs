@@ -97,10 +97,24 @@ impl Selection {
         while let Some(pick) = self.pick() {
             match self.open_pick(pick) {
                 Ok(choice) => return Ok(choice),
-                Err(verdict) => self.reject(verdict),
+                Err(verdict) => {
+                    self.distrust(pick);
+                    self.reject(verdict);
+                }
             }
         }
-        Err(self.nothing())
+        let told = self.unmet();
+        if !told.is_empty() {
+            self.announce_but(&told);
+        }
+        Err(self.nothing(told))
+    }
+
+    /// Its probe succeeded, and that means nothing any more.
+    fn distrust(&mut self, pick: Pick) {
+        let candidate = &self.survey.candidates[pick.candidate];
+        self.survey.cache.forget(&candidate.digest, &self.survey.conditions);
+        self.survey.cache.save();
     }
 
     /// The pick in use.
@@ -126,7 +140,8 @@ impl Selection {
 
     /// What a model error means for the pick in use, if another one may do better.
     pub fn blame(&self, error: &ModelError) -> Option<Verdict> {
-        let more = self.at + 1 < self.decision.picks.len();
+        let pick = self.pick()?;
+        let more = self.decision.picks[self.at..].iter().any(|next| next.candidate != pick.candidate);
         judge::model(error).filter(|_| more)
     }
 
@@ -137,8 +152,6 @@ impl Selection {
         tracing::warn!("{}", refusal(candidate, &verdict));
         candidate.verdict = verdict.clone();
         let wanted = candidate.name();
-        self.survey.cache.forget(&candidate.digest, &self.survey.conditions);
-        self.survey.cache.save();
         self.fallen.get_or_insert(Fallback { wanted, verdict, candidate: Some(pick.candidate) });
         // Its other devices share its fate: the library is open in this process, and failed.
         self.at += 1;
@@ -160,19 +173,7 @@ impl Selection {
 
     /// A line per candidate that is not used.
     pub fn announce(&self) {
-        for at in 0..self.survey.candidates.len() {
-            let candidate = &self.survey.candidates[at];
-            match self.verdict(at) {
-                Verdict::Ok => {}
-                // Said when it was given up.
-                _ if self.fallen.as_ref().is_some_and(|fallen| fallen.candidate == Some(at)) => {}
-                verdict if verdict.is_fault() => {
-                    let fix = verdict.fix(&candidate.path);
-                    tracing::warn!("{}; fix: {fix}", refusal(candidate, &verdict));
-                }
-                verdict => tracing::info!("{}", refusal(candidate, &verdict)),
-            }
-        }
+        self.announce_but(&[]);
     }
 
     /// Says that something less than what was wanted is used, as loud as asked.
@@ -197,28 +198,46 @@ impl Selection {
         Ok(())
     }
 
+    /// The same for those of which an error does not tell.
+    fn announce_but(&self, told: &[Fallback]) {
+        let told = |at: usize| told.iter().any(|fallback| fallback.candidate == Some(at));
+        for at in (0..self.survey.candidates.len()).filter(|at| !told(*at)) {
+            let candidate = &self.survey.candidates[at];
+            match self.verdict(at) {
+                Verdict::Ok => {}
+                // Said when it was given up.
+                _ if self.fallen.as_ref().is_some_and(|fallen| fallen.candidate == Some(at)) => {}
+                verdict if verdict.is_fault() => {
+                    let fix = verdict.fix(&candidate.path);
+                    tracing::warn!("{}; fix: {fix}", refusal(candidate, &verdict));
+                }
+                verdict => tracing::info!("{}", refusal(candidate, &verdict)),
+            }
+        }
+    }
+
     /// The verdict on a candidate in the light of the decision.
     pub fn verdict(&self, at: usize) -> Verdict {
         let candidate = &self.survey.candidates[at];
-        match self.pick() {
-            Some(pick) if pick.candidate == at => candidate.verdict.clone(),
-            used if candidate.verdict.is_ok() => Verdict::NotChosen { why: self.why_not(at, used) },
-            _ => candidate.verdict.clone(),
+        match (&candidate.verdict, self.pick()) {
+            (Verdict::Ok, Some(pick)) if pick.candidate == at => Verdict::Ok,
+            (Verdict::Ok, used) => Verdict::NotChosen { why: self.why_not(at, used) },
+            (verdict, _) => verdict.clone(),
         }
     }
 
     fn why_not(&self, at: usize, used: Option<Pick>) -> String {
         let own = self.decision.picks.iter().find(|pick| pick.candidate == at);
-        match (own, used) {
-            (Some(own), Some(used)) => {
+        match own.zip(used) {
+            Some((own, used)) => {
                 let taken = self.survey.candidates[used.candidate].name();
                 match self.policy {
                     Policy::Auto => format!("its score is {}, that of {taken} {}", own.score, used.score),
                     Policy::Wishes(_) => format!("{taken} comes first in --backend {}", self.policy),
                 }
             }
-            _ if self.require_gpu => "it has no GPU, and --require-gpu asks for one".into(),
-            _ => format!("--backend {} asks for another device", self.policy),
+            None if self.require_gpu => "it has no GPU, and --require-gpu asks for one".into(),
+            None => format!("--backend {} asks for another device", self.policy),
         }
     }
 
@@ -242,19 +261,26 @@ impl Selection {
     }
 
     /// Why nothing can be used.
-    fn nothing(&self) -> Error {
-        if let Policy::Wishes(wishes) = &self.policy {
-            return self.wishes_unmet(wishes);
-        }
+    fn nothing(&self, unmet: Vec<Fallback>) -> Error {
         let candidates = self.survey.candidates.iter().enumerate();
-        Error::NoBackend {
-            considered: candidates.map(|(at, candidate)| refusal(candidate, &self.verdict(at))).collect(),
-            searched: self.survey.searched.clone(),
-            require_gpu: self.require_gpu,
+        match (&self.policy, unmet.as_slice()) {
+            (_, []) => Error::NoBackend {
+                considered: candidates.map(|(at, c)| refusal(c, &self.verdict(at))).collect(),
+                searched: self.survey.searched.clone(),
+                require_gpu: self.require_gpu,
+            },
+            (Policy::Auto, [first, ..]) => self.unusable(first.wanted.clone(), &unmet),
+            (Policy::Wishes(_), _) => self.unusable(self.policy.to_string(), &unmet),
         }
     }
 
-    fn wishes_unmet(&self, wishes: &[super::policy::Wish]) -> Error {
+    /// What was asked for by name or by --require-gpu, and why it cannot be had; empty where it was not.
+    fn unmet(&self) -> Vec<Fallback> {
+        let wishes = match &self.policy {
+            Policy::Auto if self.require_gpu => return self.fallback().cloned().into_iter().collect(),
+            Policy::Auto => return Vec::new(),
+            Policy::Wishes(wishes) => wishes,
+        };
         let searched: Vec<String> = self.survey.searched.iter().map(|dir| dir.display().to_string()).collect();
         let facts = Facts {
             policy: &self.policy,
@@ -263,8 +289,7 @@ impl Selection {
             gpus: &self.survey.hardware.gpus,
             searched: &searched,
         };
-        let told = wishes.iter().map(|wish| self.told(&facts.unmet(wish))).collect();
-        self.unusable(self.policy.to_string(), told)
+        wishes.iter().map(|wish| facts.unmet(wish)).collect()
     }
 
     /// Cause and fix of what was wanted.
@@ -276,11 +301,11 @@ impl Selection {
         }
     }
 
-    fn unusable(&self, asked: String, told: Vec<(String, String)>) -> Error {
-        let (causes, fixes): (Vec<_>, Vec<_>) = told.into_iter().unzip();
+    fn unusable(&self, asked: String, unmet: &[Fallback]) -> Error {
+        let (causes, fixes): (Vec<_>, Vec<_>) = unmet.iter().map(|fallback| self.told(fallback)).unzip();
         let mut fixes: Vec<String> = fixes.into_iter().filter(|fix| !fix.is_empty()).collect();
-        let readable = self.survey.candidates.iter().filter(|candidate| candidate.manifest.is_some());
-        let mut others: Vec<String> = readable.map(Candidate::name).collect();
+        let usable = |c: &&Candidate| matches!(c.verdict, Verdict::Ok | Verdict::NotChosen { .. });
+        let mut others: Vec<String> = self.survey.candidates.iter().filter(usable).map(Candidate::name).collect();
         others.retain(|name| !asked.split(',').any(|wish| wish.split(':').next() == Some(name)));
         others.sort_unstable();
         others.dedup();

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sconce_plugin_api::loader::PluginManifest;
 
@@ -53,6 +53,7 @@ pub struct Survey {
 
 /// Discovers, screens and probes.
 pub fn survey(args: &SelectArgs, policy: &Policy, hardware: Hardware) -> Result<Survey, Error> {
+    let begin = Instant::now();
     let found = discover(&args.plugin_dir);
     let mut survey = Survey {
         candidates: found.into_iter().map(|found| candidate(found, &hardware)).collect(),
@@ -67,15 +68,16 @@ pub fn survey(args: &SelectArgs, policy: &Policy, hardware: Hardware) -> Result<
     survey.probe(&open, args)?;
     survey.drop_doubles();
     survey.cache.save();
+    let (files, took) = (survey.candidates.len(), begin.elapsed());
+    tracing::debug!("{files} plugin files looked at, {} of them in children, in {took:.1?}", open.len());
     Ok(survey)
 }
 
 /// The verdict of the file alone.
 fn candidate(found: Found, hardware: &Hardware) -> Candidate {
-    let (manifest, verdict) = match found.permitted {
-        Err(verdict) => (None, Err(verdict)),
-        Ok(()) => screen(&found.path, &hardware.cpu),
-    };
+    // A file that may not be run can still be read, and so be called by its name.
+    let (manifest, fits) = screen(&found.path, &hardware.cpu);
+    let verdict = found.permitted.and(fits);
     Candidate {
         path: found.path,
         manifest,
@@ -130,21 +132,34 @@ impl Candidate {
     }
 }
 
+/// The ids that mean plugins, and no kinds or names of devices. A file that others may write to gives none.
+pub fn ids(candidates: &[Candidate]) -> Vec<&str> {
+    let trusted = candidates.iter().filter(|c| !matches!(c.verdict, Verdict::NotPermitted { .. }));
+    trusted.filter_map(Candidate::id).collect()
+}
+
 impl Survey {
     /// Those of a verdict that is still open.
     fn open(&self) -> Vec<usize> {
         (0..self.candidates.len()).filter(|at| self.candidates[*at].verdict.is_ok()).collect()
     }
 
+    /// The ids of all plugins found.
+    pub fn ids(&self) -> Vec<&str> {
+        ids(&self.candidates)
+    }
+
     /// A plugin that this policy cannot choose is not opened.
     fn set_aside(&mut self, policy: &Policy) {
+        let ids: Vec<String> = self.ids().into_iter().map(str::to_owned).collect();
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         for candidate in self.candidates.iter_mut().filter(|c| c.verdict.is_ok()) {
             let manifest = candidate.manifest.as_ref().expect("a file without one has another verdict");
             let why = match policy {
                 Policy::Auto if manifest.test => {
                     Some("it is a test plugin; name it with --backend to use it".to_owned())
                 }
-                Policy::Wishes(wishes) if !wishes.iter().any(|wish| wish.may_mean(manifest)) => {
+                Policy::Wishes(wishes) if !wishes.iter().any(|wish| wish.may_mean(manifest, &ids)) => {
                     Some(format!("--backend {policy} asks for another"))
                 }
                 _ => None,

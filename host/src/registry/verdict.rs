@@ -135,6 +135,7 @@ impl Verdict {
             Verdict::Crashed { .. }
                 | Verdict::Exited { .. }
                 | Verdict::TimedOut { .. }
+                | Verdict::CpuFeature { .. }
                 | Verdict::WrongResult { .. }
         )
     }

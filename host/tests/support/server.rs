@@ -31,7 +31,17 @@ pub fn free_port() -> u16 {
 impl Server {
     /// Starts on any port and waits until the server says that it is ready.
     pub fn start(args: &[&str]) -> Server {
-        Server::spawn(0, args, "").when_ready()
+        Server::start_with(args, &[])
+    }
+
+    /// The same with environment variables.
+    pub fn start_with(args: &[&str], variables: &[(&str, &str)]) -> Server {
+        Server::start_in(Path::new("."), args, variables)
+    }
+
+    /// The same in a directory.
+    pub fn start_in(dir: &Path, args: &[&str], variables: &[(&str, &str)]) -> Server {
+        Server::spawn(0, args, variables, dir).when_ready()
     }
 
     /// The demo model on the CPU.
@@ -41,13 +51,14 @@ impl Server {
 
     /// The demo model's text side in front of the mock backend, and how that should misbehave.
     pub fn mock(faults: &str, args: &[&str]) -> Server {
-        Server::spawn(0, &[&["--backend", "mock"], args].concat(), faults).when_ready()
+        Server::start_with(&[&["--backend", "mock"], args].concat(), &[("SCONCE_MOCK_FAULT", faults)])
     }
 
     /// The same on a port, as soon as it listens, which is before the model is loaded.
     pub fn loading_mock(faults: &str, args: &[&str]) -> Server {
         let port = free_port();
-        let mut server = Server::spawn(port, &[&["--backend", "mock"], args].concat(), faults);
+        let args = [&["--backend", "mock"], args].concat();
+        let mut server = Server::spawn(port, &args, &[("SCONCE_MOCK_FAULT", faults)], Path::new("."));
         server.url = format!("http://127.0.0.1:{port}");
         eventually("the server listens", || {
             server.must_live();
@@ -56,12 +67,12 @@ impl Server {
         server
     }
 
-    fn spawn(port: u16, args: &[&str], faults: &str) -> Server {
+    fn spawn(port: u16, args: &[&str], variables: &[(&str, &str)], dir: &Path) -> Server {
         plugin("cpu");
         plugin("mock");
         let home = temp_dir();
         let mut command = command::command(Path::new(env!("CARGO_BIN_EXE_sconce")), home.path());
-        command.args(["serve", "--port", &port.to_string()]).args(args).env("SCONCE_MOCK_FAULT", faults);
+        command.args(["serve", "--port", &port.to_string()]).args(args).envs(variables.iter().copied()).current_dir(dir);
         let mut child =
             command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts");
         let log = Arc::new(Mutex::new(String::new()));

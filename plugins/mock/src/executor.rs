@@ -85,8 +85,10 @@ impl MockExecutor {
         let wrong = faults.has(Fault::WrongNumbers)
             || faults.has(Fault::WrongUnlessQuirk) && options.get(SWITCH).is_none();
         let checks = answers.is_some();
+        // The option is meant for the model that is served, whose vocabulary is another.
+        let ending = if checks { None } else { ending(&options, info.vocab)? };
         Ok(MockExecutor {
-            head: Head::new(info.vocab, ending(&options, info.vocab)?, answers.filter(|_| !wrong)),
+            head: Head::new(info.vocab, ending, answers.filter(|_| !wrong)),
             checks,
             info,
             pool,

@@ -71,7 +71,10 @@ impl Conditions {
 impl Cache {
     /// What earlier starts left. A file that cannot be read is as good as none.
     pub fn open() -> Self {
-        let file = crate::paths::cache_dir().map(|dir| dir.join("probes.json"));
+        Self::at(crate::paths::cache_dir().map(|dir| dir.join("probes.json")))
+    }
+
+    fn at(file: Option<PathBuf>) -> Self {
         let content = file.as_deref().and_then(|file| serde_json::from_slice(&std::fs::read(file).ok()?).ok());
         let content = content.filter(|content: &Content| content.version == VERSION);
         let empty = Content { version: VERSION, ..Content::default() };
@@ -182,3 +185,6 @@ fn stamp(path: &Path) -> std::io::Result<String> {
     let m = path.metadata()?;
     Ok(format!("{} {:?}", m.len(), m.modified()?))
 }
+
+#[cfg(test)]
+mod tests;

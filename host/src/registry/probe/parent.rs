@@ -4,7 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
@@ -23,6 +24,16 @@ const KEPT: usize = 8 << 10;
 const TICK: Duration = Duration::from_millis(1);
 /// For a killed child to be gone; one that hangs in a driver may never be.
 const LAST_RESPECTS: Duration = Duration::from_secs(1);
+
+/// For what a child that ended wrote last.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// The end of what comes through a pipe.
+struct Tail {
+    kept: Arc<Mutex<Vec<u8>>>,
+    /// Disconnected when the pipe is at its end.
+    ended: Receiver<()>,
+}
 
 /// Probes plugins under the same conditions.
 pub struct Prober {
@@ -108,7 +119,7 @@ impl Prober {
         let stderr = tail(child.stderr.take());
         let ended = wait(&mut child, self.timeout);
         end_group(&mut child);
-        let said = format!("{}{}", received(&stdout), received(&stderr));
+        let said = format!("{}{}", stdout.text(), stderr.text());
         let answer::Read { stage, answer } = answer::read(answer, nonce);
         let outcome = answer.unwrap_or_else(|| {
             Err(match ended {
@@ -210,21 +221,29 @@ fn signal_name(signal: i32) -> String {
 
 /// Reads a pipe to its end on a thread of its own, and keeps the last bytes. The thread is not waited for: a
 /// process that the plugin started may hold the pipe open for ever.
-fn tail(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
-    let (sender, receiver) = channel();
+fn tail(pipe: Option<impl Read + Send + 'static>) -> Tail {
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let (reading, ended) = channel();
+    let into = kept.clone();
     std::thread::spawn(move || {
-        let (mut pipe, mut kept, mut part) = (pipe?, Vec::new(), [0; 4096]);
+        let _reading: Sender<()> = reading;
+        let (mut pipe, mut part) = (pipe?, [0; 4096]);
         while let Ok(count @ 1..) = pipe.read(&mut part) {
+            let mut kept = into.lock().expect("no holder panics");
             kept.extend_from_slice(&part[..count]);
-            kept.drain(..kept.len().saturating_sub(KEPT));
+            let surplus = kept.len().saturating_sub(KEPT);
+            kept.drain(..surplus);
         }
-        // Nobody may wait any more.
-        sender.send(kept).ok()
+        Some(())
     });
-    receiver
+    Tail { kept, ended }
 }
 
-fn received(tail: &Receiver<Vec<u8>>) -> String {
-    let bytes = tail.recv_timeout(Duration::from_millis(200)).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).into_owned()
+impl Tail {
+    /// What came so far, and for a moment what still comes.
+    fn text(&self) -> String {
+        // Nothing is ever sent: waiting ends when the thread does, or when the moment is over.
+        let _ = self.ended.recv_timeout(LAST_WORDS);
+        String::from_utf8_lossy(&self.kept.lock().expect("no holder panics")).into_owned()
+    }
 }

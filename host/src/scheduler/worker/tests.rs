@@ -4,14 +4,14 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
+use prometheus_client::registry::Registry;
 use sconce_plugin_api::abi::Code;
 use sconce_plugin_api::abi::codes::caps;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::*;
 use crate::executor::{ModelFacts, Rows, StatsReader};
-use crate::metrics::{BackendLabels, Metrics};
-use crate::models::Models;
+use crate::metrics::EngineMetrics;
 use crate::scheduler::{Refused, Sampling, event_channel};
 
 const VOCAB: usize = 1000;
@@ -135,14 +135,7 @@ impl Rig {
         let mut executor = Counting::new(seen.clone());
         change(&mut executor);
         let limits = Limits { max_batch_tokens: 64, max_sequences: 4, queue };
-        let labels = BackendLabels {
-            backend: "test".into(),
-            variant: String::new(),
-            device: String::new(),
-            plugin_version: String::new(),
-            host_version: String::new(),
-        };
-        let metrics = Metrics::new(labels, Arc::new(Models::default())).engine;
+        let metrics = Arc::new(EngineMetrics::new(&mut Registry::default()));
         let (send, receive) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             // Executors stay on their thread, so the worker is made here.
