@@ -105,7 +105,8 @@ fn plugin(row: &Row) -> String {
     let mut text = format!("{code:<18} {}  {}\n", row.name, row.plugin);
     if *code != "OK" {
         text += &indent(&advice(cause, fix));
-        let last: Vec<&str> = row.said.lines().rev().take(SAID_LINES).collect();
+        // The cause has the last line already.
+        let last: Vec<&str> = row.said.lines().rev().skip(1).take(SAID_LINES).collect();
         text += &last.iter().rev().map(|line| format!("  | {line}\n")).collect::<String>();
     }
     text + &row.devices.iter().map(|device| indent(&device_lines(row, device))).collect::<String>()
