@@ -4,16 +4,13 @@
 use crate::cli::BackendsArgs;
 use crate::error::{Error, Exit};
 use crate::hardware::Hardware;
+use crate::output;
 use crate::registry::{DeviceRow, Overview, Row, select_afresh};
 
 /// Prints the list. Fails if nothing on it can be used as asked.
 pub fn run(args: &BackendsArgs) -> Result<Exit, Error> {
     let overview = select_afresh(&args.select, Hardware::quick())?.overview();
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&overview).expect("plain data"));
-    } else {
-        print!("{}", text(&overview));
-    }
+    output::json_or(args.json, &overview, || text(&overview));
     Ok(if overview.effective.is_some() { Exit::Done } else { Exit::NoBackend })
 }
 

@@ -9,6 +9,7 @@ use crate::cli::BenchArgs;
 use crate::error::{Error, Exit};
 use crate::executor::{ExecError, Executor, SeqId, Step, Want};
 use crate::models::{self, MAX_BATCH_TOKENS, ModelFiles};
+use crate::output;
 use crate::registry::select_one;
 
 /// Tokens before those that are generated.
@@ -60,7 +61,7 @@ pub fn run(args: &BenchArgs) -> Result<Exit, Error> {
         load_seconds,
         rows,
     };
-    print(&report, args.json);
+    output::json_or(args.json, &report, || table(&report));
     Ok(Exit::Done)
 }
 
@@ -167,15 +168,13 @@ impl Row {
     }
 }
 
-fn print(report: &Report, json: bool) {
-    if json {
-        println!("{}", serde_json::to_string_pretty(report).expect("a report is plain data"));
-        return;
-    }
-    println!("{} on {} ({}), {} threads", report.model, report.backend, report.device, report.threads);
-    println!("{}; loaded and warmed up in {:.2} s", report.dtypes, report.load_seconds);
-    println!("{:<20} {:>10} {:>10} {:>10}  tokens/s", "test", "min", "median", "max");
+fn table(report: &Report) -> String {
+    let Report { model, backend, device, threads, dtypes, load_seconds, .. } = report;
+    let mut text = format!("{model} on {backend} ({device}), {threads} threads\n");
+    text += &format!("{dtypes}; loaded and warmed up in {load_seconds:.2} s\n");
+    text += &format!("{:<20} {:>10} {:>10} {:>10}  tokens/s\n", "test", "min", "median", "max");
     for row in &report.rows {
-        println!("{:<20} {:>10.1} {:>10.1} {:>10.1}", row.test, row.min, row.median, row.max);
+        text += &format!("{:<20} {:>10.1} {:>10.1} {:>10.1}\n", row.test, row.min, row.median, row.max);
     }
+    text
 }

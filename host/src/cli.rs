@@ -329,8 +329,19 @@ pub enum WeightType {
 
 #[derive(Debug, Subcommand)]
 pub enum PluginCommand {
+    /// Say what a plugin file is and whether this machine could load it, without executing it
+    Inspect(PluginInspectArgs),
     /// Run the conformance cases on a plugin file
     Test(PluginTestArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct PluginInspectArgs {
+    /// The plugin's library file, for any system: ELF, Mach-O or PE
+    pub file: PathBuf,
+    /// Print JSON instead of lines
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -34,6 +34,7 @@ impl ServeConfig {
     pub fn new(args: ServeArgs) -> Result<Self, Error> {
         let worker = match (args.worker_id, args.callback_url) {
             (Some(id), Some(url)) => {
+                reachable(&args.host, args.advertise.as_deref())?;
                 Some(Worker { id, callback_url: http_url("--callback-url", url)?, advertise: args.advertise })
             }
             _ => None,
@@ -56,6 +57,19 @@ impl ServeConfig {
             worker,
         })
     }
+}
+
+/// A manager cannot call back at "any address of this machine".
+fn reachable(host: &str, advertise: Option<&str>) -> Result<(), Error> {
+    let address: Option<std::net::IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+    if advertise.is_some() || !address.is_some_and(|address| address.is_unspecified()) {
+        return Ok(());
+    }
+    Err(Error::Usage {
+        what: format!("--callback-url with --host {host}"),
+        cause: "the manager would be told an address at which nobody can reach this worker".into(),
+        fix: "name one that it can reach, such as `--advertise http://worker1.example:8080`".into(),
+    })
 }
 
 fn http_url(flag: &str, url: String) -> Result<String, Error> {

@@ -9,6 +9,7 @@ use crate::backends::memory;
 use crate::cli::DoctorArgs;
 use crate::error::{Error, Exit};
 use crate::hardware::{Finding, Hardware};
+use crate::output;
 use crate::registry::{DeviceRow, Judgement, Overview, Row, select_afresh};
 
 /// Most lines of a plugin's own words that are shown.
@@ -32,15 +33,10 @@ pub fn run(args: &DoctorArgs) -> Result<Exit, Error> {
     let hardware = Hardware::full();
     let selection = select_afresh(&args.select, hardware)?;
     let report = report(selection.overview(), selection.survey.hardware);
-    let json = || serde_json::to_value(&report).expect("plain data");
     if let Some(file) = &args.bundle {
-        write_bundle(file, json())?;
+        write_bundle(file, serde_json::to_value(&report).expect("plain data"))?;
     }
-    if args.json {
-        println!("{:#}", json());
-    } else {
-        print!("{}", text(&report));
-    }
+    output::json_or(args.json, &report, || text(&report));
     Ok(match report.overview.effective {
         None => Exit::NoBackend,
         Some(_) if report.unused_hardware => Exit::CheckSaidNo,
@@ -109,7 +105,8 @@ fn plugin(row: &Row) -> String {
     let mut text = format!("{code:<18} {}  {}\n", row.name, row.plugin);
     if *code != "OK" {
         text += &indent(&advice(cause, fix));
-        let last: Vec<&str> = row.said.lines().rev().take(SAID_LINES).collect();
+        // The cause has the last line already.
+        let last: Vec<&str> = row.said.lines().rev().skip(1).take(SAID_LINES).collect();
         text += &last.iter().rev().map(|line| format!("  | {line}\n")).collect::<String>();
     }
     text + &row.devices.iter().map(|device| indent(&device_lines(row, device))).collect::<String>()

@@ -8,6 +8,7 @@ use sconce_plugin_api::loader::{LoadError, ManifestError};
 
 use crate::executor::ExecError;
 use crate::models::TextError;
+use crate::registry::Verdict;
 use crate::text::TokenizerError;
 
 /// Exit codes, documented in `docs/cli.md`.
@@ -32,14 +33,13 @@ pub enum Error {
     #[error("cannot use {what}")]
     Usage { what: String, cause: String, fix: String },
     #[error("no usable backend")]
-    NoBackend { considered: Vec<String>, searched: Vec<PathBuf> },
+    NoBackend { considered: Vec<String>, searched: Vec<PathBuf>, require_gpu: bool },
     #[error("cannot use backend `{asked}`")]
     Backend { asked: String, cause: String, fix: String },
     #[error("cannot open plugin {}", path.display())]
     PluginFile {
         path: PathBuf,
-        #[source]
-        source: PluginFileError,
+        verdict: Verdict,
     },
     #[error("cannot use model {}", path.display())]
     Model {
@@ -127,6 +127,7 @@ impl Error {
             Error::Usage { cause, .. } | Error::Backend { cause, .. } | Error::Input { cause, .. } => {
                 cause.clone()
             }
+            Error::PluginFile { verdict, .. } => format!("{}, {}", verdict.code(), verdict.cause()),
             Error::NoBackend { considered, .. } if considered.is_empty() => "no plugin was found".to_owned(),
             Error::NoBackend { considered, .. } => considered.join("\n"),
             Error::Engine { source } => source.causes(),
@@ -145,6 +146,9 @@ impl Error {
                 "use a level (`info`) or targets with levels (`sconce=debug,warn`)".into()
             }
             Error::Usage { fix, .. } | Error::Backend { fix, .. } => fix.clone(),
+            Error::NoBackend { require_gpu: true, .. } => {
+                "see what keeps a GPU from being used: sconce doctor; or start without --require-gpu".into()
+            }
             Error::NoBackend { searched, .. } => {
                 let dirs: Vec<String> = searched.iter().map(|dir| dir.display().to_string()).collect();
                 format!(
@@ -152,9 +156,7 @@ impl Error {
                     dirs.join(", ")
                 )
             }
-            Error::PluginFile { .. } => {
-                "give the library file of a plugin built for this machine and this host".into()
-            }
+            Error::PluginFile { path, verdict } => verdict.fix(path),
             Error::Model { source, .. } => source.fix().into(),
             Error::Address { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
                 "stop the program that listens there, or choose another with --port (0 takes a free one)"

@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::cli::BackendsArgs;
 use crate::error::{Error, Exit};
 use crate::hardware::Hardware;
+use crate::output;
 use crate::registry::{Overview, Policy, Row, Selection, select};
 
 /// The decision, step by step.
@@ -26,19 +27,17 @@ struct Step {
     name: String,
     code: &'static str,
     why: String,
-    /// What would change it: a flag, a variable or a command. Empty where nothing would.
-    change: String,
+    /// The flag that would have it used, for one that works.
+    to_use: String,
+    /// What would mend it, for one that does not.
+    fix: String,
 }
 
 /// Prints the trace of what `serve` with the same flags would choose.
 pub fn run(args: &BackendsArgs) -> Result<Exit, Error> {
     let selection = select(&args.select)?;
     let explanation = explain(&selection);
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&explanation).expect("plain data"));
-    } else {
-        print!("{}", text(&explanation));
-    }
+    output::json_or(args.json, &explanation, || text(&explanation));
     Ok(if explanation.overview.effective.is_some() { Exit::Done } else { Exit::NoBackend })
 }
 
@@ -64,15 +63,15 @@ fn rule(policy: &Policy) -> String {
 }
 
 fn step(row: &Row, overview: &Overview) -> Step {
-    let (why, change) = match row.verdict.code {
-        "OK" => (used(row, overview), String::new()),
-        "NOT_CHOSEN" => {
-            let change = row.id.as_ref().map(|_| format!("--backend {}", row.name)).unwrap_or_default();
-            (row.verdict.cause.clone(), change)
-        }
-        _ => (row.verdict.cause.clone(), row.verdict.fix.clone()),
-    };
-    Step { plugin: row.plugin.clone(), name: row.name.clone(), code: row.verdict.code, why, change }
+    let works = row.verdict.code == "NOT_CHOSEN" && row.id.is_some();
+    Step {
+        plugin: row.plugin.clone(),
+        name: row.name.clone(),
+        code: row.verdict.code,
+        why: if row.verdict.code == "OK" { used(row, overview) } else { row.verdict.cause.clone() },
+        to_use: if works { format!("--backend {}", row.name) } else { String::new() },
+        fix: row.verdict.fix.clone(),
+    }
 }
 
 fn used(row: &Row, overview: &Overview) -> String {
@@ -94,8 +93,10 @@ fn text(explanation: &Explanation) -> String {
     }
     for (number, step) in explanation.steps.iter().enumerate() {
         text += &format!("\n{}. {}  {}\n   {}: {}\n", number + 1, step.name, step.plugin, step.code, step.why);
-        if !step.change.is_empty() {
-            text += &format!("   to change it: {}\n", step.change);
+        for (label, words) in [("to use it", &step.to_use), ("fix", &step.fix)] {
+            if !words.is_empty() {
+                text += &format!("   {label}: {words}\n");
+            }
         }
     }
     text += &format!("\nresult      {}\n", overview.effective.as_deref().unwrap_or("nothing can be used"));

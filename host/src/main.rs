@@ -9,6 +9,7 @@ mod callback;
 mod cli;
 mod config;
 mod doctor;
+mod environment;
 mod error;
 mod executor;
 mod explain;
@@ -20,9 +21,10 @@ mod inspect;
 mod logging;
 mod metrics;
 mod models;
+mod output;
 mod paths;
+mod plugin_inspect;
 mod plugin_test;
-mod probe;
 mod registry;
 mod scheduler;
 mod serve;
@@ -36,10 +38,10 @@ use cli::{Cli, Command, PluginCommand};
 use error::{Error, Exit};
 
 fn main() -> std::process::ExitCode {
-    probe::drop_empty_variables();
+    environment::drop_empty_variables();
     let cli = Cli::parse();
     // Thread pools inside plugins read their sizes once, from the environment: before any thread starts.
-    probe::set_thread_counts(cli.command.threads());
+    environment::set_thread_counts(cli.command.threads());
     let result = logging::init(&cli.log).and_then(|()| run(cli.command));
     let exit = match result {
         Ok(exit) => exit,
@@ -60,6 +62,7 @@ fn run(command: Command) -> Result<Exit, Error> {
         Command::Backends(args) => backends::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Plugin(PluginCommand::Inspect(args)) => plugin_inspect::run(&args),
         Command::Plugin(PluginCommand::Test(args)) => plugin_test::run(&args),
         Command::Probe(args) => registry::run_child(&args),
     }

@@ -1,36 +1,41 @@
 //! `sconce plugin test`: the conformance cases on a plugin file.
 
+use std::time::Duration;
+
 use sconce_conformance::CaseReport;
 use sconce_plugin_api::abi::codes::dtype;
-use sconce_plugin_api::loader::{check_abi, read_manifest};
 
 use crate::cli::PluginTestArgs;
-use crate::error::{Error, Exit, PluginFileError};
+use crate::environment;
+use crate::error::{Error, Exit};
 use crate::models::{self, ModelFiles};
-use crate::probe;
-use crate::registry::{Backend, LoadPlan};
+use crate::output;
+use crate::registry::{LoadPlan, open_file, probe_file};
+
+/// For a plugin to open and to answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Runs every case and prints a line for each.
 pub fn run(args: &PluginTestArgs) -> Result<Exit, Error> {
-    let in_file = |source: PluginFileError| Error::PluginFile { path: args.file.clone(), source };
-    let manifest = read_manifest(&args.file).map_err(|e| in_file(e.into()))?;
-    check_abi(&manifest).map_err(|e| in_file(e.into()))?;
-    let backend = Backend::open(&args.file, &args.backend_opt).map_err(in_file)?;
+    // In a child first: one that crashes is a result of this command, not its end.
+    probe_file(&args.file, &args.backend_opt, PROBE_TIMEOUT)?;
+    let backend = open_file(&args.file, &args.backend_opt)?;
     let path = args.model.clone().map_or_else(models::demo_model, Ok)?;
     let in_model = |source| Error::model(&path, source);
     let files = ModelFiles::open(&path).map_err(in_model)?;
     let observe = |id: &str, case: &CaseReport| {
         if !args.json {
-            println!("{}", case.line(id));
+            output::line(&case.line(id));
         }
     };
     let report = backend.conformance(&files.source, &plan(args), observe).map_err(in_model)?;
+    let summary = report.summary();
     let json = serde_json::to_string_pretty(&report).expect("a report is plain data");
     if let Some(file) = &args.report {
         let written = std::fs::write(file, &json);
         written.map_err(|source| Error::Output { path: file.clone(), source })?;
     }
-    println!("{}", if args.json { json } else { report.summary() });
+    output::line(if args.json { &json } else { &summary });
     Ok(if report.passed() { Exit::Done } else { Exit::CheckSaidNo })
 }
 
@@ -41,7 +46,7 @@ fn plan(args: &PluginTestArgs) -> LoadPlan {
         max_context: 256,
         max_batch_tokens: 128,
         max_sequences: 16,
-        threads: probe::usable_threads() as u32,
+        threads: environment::usable_threads() as u32,
         weight_dtype: dtype::AUTO,
         options: args.backend_opt.clone(),
     }

@@ -11,7 +11,6 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use crate::callback;
-use crate::cli::OnFallback;
 use crate::config::{ServeConfig, Worker};
 use crate::error::{Error, Exit, ModelError};
 use crate::http::{App, router};
@@ -36,7 +35,7 @@ pub fn run(config: ServeConfig) -> Result<Exit, Error> {
     let files =
         ModelFiles::open_with(&path, &config.replacements).map_err(|source| Error::model(&path, source))?;
     let choice = accepting(&mut selection, choice, &path, &files)?;
-    heed_fallback(&selection, config.on_fallback)?;
+    selection.heed_fallback(config.on_fallback)?;
     let state = State::new(&selection, &choice);
     state.backend.announce();
     files.announce_template();
@@ -74,25 +73,6 @@ fn next_choice(
             selection.open()
         }
     }
-}
-
-/// Does what `--on-fallback` says.
-fn heed_fallback(selection: &Selection, on_fallback: OnFallback) -> Result<(), Error> {
-    let Some(fallback) = selection.fallback() else { return Ok(()) };
-    match on_fallback {
-        OnFallback::Serve => {}
-        OnFallback::Warn => {
-            let why = selection.judgement(fallback);
-            tracing::warn!(
-                "{} is not used ({}), something less serves in its place; fix: {}",
-                fallback.wanted,
-                why.code,
-                why.fix
-            );
-        }
-        OnFallback::Exit => return Err(selection.fallback_refused(fallback)),
-    }
-    Ok(())
 }
 
 /// The model asked for, or the embedded one, said aloud.
@@ -173,7 +153,7 @@ impl Start {
         self.selection.reject(verdict);
         let choice = self.selection.open()?;
         let choice = accepting(&mut self.selection, choice, &self.path, &self.files)?;
-        heed_fallback(&self.selection, self.config.on_fallback)?;
+        self.selection.heed_fallback(self.config.on_fallback)?;
         let state = State::new(&self.selection, &choice);
         state.backend.announce();
         app.standing.set(state);

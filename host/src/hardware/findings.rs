@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::gpu::Gpu;
 use super::roots::Access;
-use super::vendor::Vendor;
+use super::vendor::{VENDORS, Vendor};
 use super::{Hardware, Node};
 
 mod nvidia;
@@ -61,7 +61,7 @@ fn hidden_by_variables(hardware: &Hardware) -> Vec<Finding> {
 }
 
 /// How many devices a list of numbers or identities shows; `None` where it is of another form. The list ends at the
-/// first entry that is no device, such as -1.
+/// first entry that is no device, such as -1. Level Zero counts parts of devices after a dot.
 ///
 /// Source: CUDA C++ Programming Guide, environment variables; HIP and ROCr read theirs in the same way.
 fn shown(list: &str) -> Option<usize> {
@@ -72,16 +72,20 @@ fn shown(list: &str) -> Option<usize> {
     }
     let device = |entry: &&str| {
         let entry = entry.trim();
-        entry.parse::<u32>().is_ok() || entry.starts_with("GPU-") || entry.starts_with("MIG-")
+        let number = entry.split_once('.').map_or(entry, |(device, _)| device);
+        number.parse::<u32>().is_ok() || entry.starts_with("GPU-") || entry.starts_with("MIG-")
     };
     Some(list.split(',').take_while(device).count())
 }
 
 /// Device nodes of GPUs that no backend of ours uses; a plugin of someone else may.
 fn other_nodes(hardware: &Hardware) -> Vec<Finding> {
-    let ours = |node: &&Node| !nvidia::is_node(&node.path);
+    let others = VENDORS.iter().filter(|facts| facts.vendor != Vendor::Nvidia);
+    let beginnings: Vec<String> =
+        others.flat_map(|facts| facts.nodes).map(|name| format!("/dev/{name}")).collect();
+    let theirs = |node: &&Node| beginnings.iter().any(|beginning| node.path.starts_with(beginning));
     let denied = |node: &&Node| node.access == Access::Denied;
-    let nodes = hardware.nodes.iter().filter(ours).filter(denied);
+    let nodes = hardware.nodes.iter().filter(theirs).filter(denied);
     let waiting = hardware.gpus.iter().any(|gpu| gpu.vendor != Vendor::Nvidia && gpu.driven());
     nodes.filter(|_| waiting).map(|node| Finding { serious: false, ..no_permission(node) }).collect()
 }

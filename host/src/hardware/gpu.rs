@@ -84,6 +84,10 @@ const DEVICES: &str = "sys/bus/pci/devices";
 
 fn node(roots: &Roots, name: &str) -> Option<Node> {
     let path = format!("dev/{name}");
+    // Beside the nodes are folders of nodes for special uses.
+    if roots.is_folder(&path) {
+        return None;
+    }
     let access = roots.access(&path)?;
     let group = (access == Access::Denied).then(|| roots.group(&path)).flatten();
     Some(Node { path: format!("/{path}"), access, group })
@@ -169,7 +173,11 @@ mod tests {
     #[test]
     fn nodes_of_gpu_drivers_are_listed() {
         let tree = Tree::new().file("dev/nvidia0", "").file("dev/nvidiactl", "").file("dev/kfd", "");
-        let tree = tree.file("dev/dri/renderD128", "").file("dev/dri/card0", "").file("dev/null", "");
+        let tree = tree
+            .file("dev/dri/renderD128", "")
+            .file("dev/dri/card0", "")
+            .file("dev/null", "")
+            .file("dev/nvidia-caps/cap1", "");
         let paths: Vec<String> = nodes(&tree.roots()).into_iter().map(|node| node.path).collect();
         assert_eq!(paths, ["/dev/kfd", "/dev/nvidia0", "/dev/nvidiactl", "/dev/dri/renderD128"]);
     }

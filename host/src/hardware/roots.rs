@@ -85,6 +85,11 @@ impl Roots {
         self.path(path).exists()
     }
 
+    /// Whether there is a folder of that name.
+    pub fn is_folder(&self, path: &str) -> bool {
+        self.path(path).is_dir()
+    }
+
     /// The last part of what a link points at, which need not exist.
     pub fn link(&self, path: &str) -> Option<String> {
         let target = std::fs::read_link(self.path(path)).ok()?;

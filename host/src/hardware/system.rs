@@ -137,9 +137,11 @@ fn library_version(file: &str) -> Option<String> {
     Some(version.to_owned()).filter(|version| version.contains('.'))
 }
 
-/// The variables that change what a backend finds, in order of their names.
+/// The variables that change what a backend finds, in order of their names. Sizes of thread pools decide how fast it
+/// is, and the host sets them itself.
 pub fn variables(roots: &Roots) -> Vec<(String, String)> {
-    let counts = |name: &str| VARIABLES.iter().any(|beginning| name.starts_with(beginning));
+    let begins = |name: &str| VARIABLES.iter().any(|beginning| name.starts_with(beginning));
+    let counts = |name: &str| begins(name) && !name.ends_with("_NUM_THREADS");
     let mut variables: Vec<_> = roots.variables().iter().filter(|(name, _)| counts(name)).cloned().collect();
     variables.sort();
     variables

@@ -48,7 +48,7 @@ pub const VENDORS: &[Facts] = &[
         accelerators: false,
         backend: Some("cuda"),
         drivers: &["nvidia"],
-        nodes: &["nvidia", "dxg", "nvhost-gpu", "nvmap"],
+        nodes: &["nvidia", "dxg", "nvhost-gpu"],
         library: Some("libcuda.so.1"),
         visible: &["CUDA_VISIBLE_DEVICES"],
     },

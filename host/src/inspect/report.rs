@@ -58,11 +58,7 @@ impl Report {
     }
 
     pub fn print(&self, json: bool) {
-        if json {
-            println!("{}", serde_json::to_string_pretty(self).expect("a report is plain data"));
-        } else {
-            print!("{}", table::of(self));
-        }
+        crate::output::json_or(json, self, || table::of(self));
     }
 }
 

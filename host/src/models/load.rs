@@ -9,10 +9,10 @@ use sconce_formats::ModelSource;
 use sconce_plugin_api::abi::codes::{dtype, stage};
 
 use crate::cli::{CpuWeights, EngineArgs};
+use crate::environment;
 use crate::error::{Error, ModelError};
 use crate::executor::{Executor, InProcess, ModelFacts, StatsReader};
 use crate::metrics::EngineMetrics;
-use crate::probe;
 use crate::registry::{Backend, Device, LoadPlan};
 use crate::scheduler::{Engine, Limits, Worker};
 
@@ -26,7 +26,7 @@ pub fn plan(args: &EngineArgs, device: &Device, max_sequences: u32) -> LoadPlan 
         max_context: args.ctx.unwrap_or(0),
         max_batch_tokens: MAX_BATCH_TOKENS,
         max_sequences,
-        threads: args.threads.unwrap_or_else(probe::usable_threads) as u32,
+        threads: args.threads.unwrap_or_else(environment::usable_threads) as u32,
         weight_dtype: dtype::AUTO,
         options: options(args, device),
     }

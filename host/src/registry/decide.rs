@@ -211,8 +211,7 @@ fn is_named(candidate: &Candidate, wish: &Wish, ids: &[&str]) -> bool {
     let kind = !ids.contains(&name) && manifest.device_kinds.iter().any(|kind| kind == name);
     let any = Wish { index: None, ..wish.clone() };
     let device = candidate.devices().iter().any(|probed| any.means(manifest, &probed.device, ids));
-    let variant = wish.variant.as_ref().is_none_or(|variant| *variant == manifest.variant);
-    variant && (manifest.id == name || kind || device)
+    wish.is_variant(manifest) && (manifest.id == name || kind || device)
 }
 
 /// A file that cannot be read may still be called after what it was: `libsconce_NAME`, and then no more letters.

@@ -18,7 +18,7 @@ pub fn manifest(error: &ManifestError) -> Verdict {
         | ManifestError::NotALibrary(_)
         | ManifestError::NoManifest
         | ManifestError::Damaged(_) => Verdict::NotAPlugin { why },
-        ManifestError::Truncated(_) => Verdict::Truncated { why },
+        ManifestError::Truncated(what) => Verdict::Truncated { why: format!("it is cut short: {what}") },
         ManifestError::WrongArch { found, expected } => {
             Verdict::WrongArch { found: found.clone(), expected: expected.clone() }
         }

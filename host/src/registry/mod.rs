@@ -6,7 +6,7 @@
 
 mod decide;
 mod discover;
-mod judge;
+pub mod judge;
 mod load;
 mod policy;
 mod probe;
@@ -20,5 +20,6 @@ pub use load::{Backend, Device, LoadPlan};
 pub use policy::Policy;
 pub use probe::run_child;
 pub use report::{DeviceRow, Judgement, Overview, Row};
-pub use select::{Choice, Selection, select, select_afresh, select_one};
-pub use survey::Candidate;
+pub use select::{Choice, Selection, open_file, select, select_afresh, select_one};
+pub use survey::{Candidate, probe_file};
+pub use verdict::Verdict;

@@ -85,9 +85,10 @@ impl Wish {
         let named = if ids.contains(&self.name.as_str()) {
             manifest.id == self.name
         } else {
-            manifest.device_kinds.is_empty() || !is_kind(&self.name) || manifest.device_kinds.contains(&self.name)
+            // What its devices are called only the opened plugin knows.
+            manifest.device_kinds.contains(&self.name) || self.is_device_name()
         };
-        named && self.variant.as_ref().is_none_or(|variant| *variant == manifest.variant)
+        named && self.is_variant(manifest)
     }
 
     /// Whether a device of a plugin is meant.
@@ -97,16 +98,18 @@ impl Wish {
         } else {
             device.kind_name() == self.name || device.name.eq_ignore_ascii_case(&self.name)
         };
-        let variant = self.variant.as_ref().is_none_or(|variant| *variant == manifest.variant);
-        named && variant && self.index.is_none_or(|index| index == device.index)
+        named && self.is_variant(manifest) && self.index.is_none_or(|index| index == device.index)
     }
-}
 
-fn is_kind(name: &str) -> bool {
-    use sconce_plugin_api::abi::codes::device;
-    [device::CPU, device::GPU, device::IGPU, device::ACCELERATOR, device::REMOTE]
-        .iter()
-        .any(|kind| device::name(*kind) == name)
+    /// Whether no variant is asked for, or this one.
+    pub fn is_variant(&self, manifest: &PluginManifest) -> bool {
+        self.variant.as_ref().is_none_or(|variant| *variant == manifest.variant)
+    }
+
+    /// Ids and kinds are in small letters without blanks; vendors call their devices otherwise.
+    fn is_device_name(&self) -> bool {
+        self.name.contains(|c: char| c.is_uppercase() || c.is_whitespace())
+    }
 }
 
 #[cfg(test)]

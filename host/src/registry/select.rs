@@ -1,10 +1,10 @@
 //! From a survey to the backend in use: opens the picks one after the other until one works, and says a line per
 //! candidate.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::cli::SelectArgs;
+use crate::cli::{OnFallback, SelectArgs};
 use crate::error::{Error, ModelError};
 use crate::hardware::Hardware;
 
@@ -79,6 +79,15 @@ fn select_on(args: &SelectArgs, hardware: Hardware) -> Result<Selection, Error> 
     })
 }
 
+/// Opens one file in this process.
+///
+/// # Errors
+/// [`Error::PluginFile`].
+pub fn open_file(path: &Path, options: &[(String, String)]) -> Result<Backend, Error> {
+    let opened = Backend::open(path, options);
+    opened.map_err(|error| Error::PluginFile { path: path.to_owned(), verdict: judge::file(&error) })
+}
+
 /// The first pick that can be opened, for commands that use no other.
 ///
 /// # Errors
@@ -87,6 +96,7 @@ pub fn select_one(args: &SelectArgs) -> Result<Choice, Error> {
     let mut selection = select(args)?;
     let choice = selection.open()?;
     selection.announce();
+    selection.heed_fallback(OnFallback::Warn)?;
     Ok(choice)
 }
 
@@ -174,14 +184,28 @@ impl Selection {
     /// A line per candidate that is not used.
     pub fn announce(&self) {
         self.announce_but(&[]);
-        for fallback in self.fallback().into_iter().filter(|fallback| fallback.candidate.is_none()) {
-            tracing::warn!(
-                "{}: skipped, {}: {}",
-                fallback.wanted,
-                fallback.verdict.code(),
-                fallback.verdict.cause()
-            );
+    }
+
+    /// Says that something less than what was wanted is used, as loud as asked.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] if that is not to be.
+    pub fn heed_fallback(&self, on_fallback: OnFallback) -> Result<(), Error> {
+        let Some(fallback) = self.fallback() else { return Ok(()) };
+        let Judgement { code, cause, fix } = self.judgement(fallback);
+        // A plugin that is there has had its own line, with the cause.
+        let cause = if fallback.candidate.is_none() { format!(", {cause}") } else { String::new() };
+        let used = self.overview().effective.unwrap_or_default();
+        let line = format!("{used} is used instead of {}: {code}{cause}; fix: {fix}", fallback.wanted);
+        match on_fallback {
+            OnFallback::Serve => tracing::info!("{line}"),
+            OnFallback::Warn => tracing::warn!("{line}"),
+            OnFallback::Exit => {
+                let (cause, fix) = self.told(fallback);
+                return Err(Error::Backend { asked: fallback.wanted.clone(), cause, fix });
+            }
         }
+        Ok(())
     }
 
     /// The same for those of which an error does not tell.
@@ -193,7 +217,10 @@ impl Selection {
                 Verdict::Ok => {}
                 // Said when it was given up.
                 _ if self.fallen.as_ref().is_some_and(|fallen| fallen.candidate == Some(at)) => {}
-                verdict if verdict.is_fault() => tracing::warn!("{}", refusal(candidate, &verdict)),
+                verdict if verdict.is_fault() => {
+                    let fix = verdict.fix(&candidate.path);
+                    tracing::warn!("{}; fix: {fix}", refusal(candidate, &verdict));
+                }
                 verdict => tracing::info!("{}", refusal(candidate, &verdict)),
             }
         }
@@ -250,6 +277,7 @@ impl Selection {
             (_, []) => Error::NoBackend {
                 considered: candidates.map(|(at, c)| refusal(c, &self.verdict(at))).collect(),
                 searched: self.survey.searched.clone(),
+                require_gpu: self.require_gpu,
             },
             (Policy::Auto, [first, ..]) => self.unusable(first.wanted.clone(), &unmet),
             (Policy::Wishes(_), _) => self.unusable(self.policy.to_string(), &unmet),
@@ -287,10 +315,9 @@ impl Selection {
     fn unusable(&self, asked: String, unmet: &[Fallback]) -> Error {
         let (causes, fixes): (Vec<_>, Vec<_>) = unmet.iter().map(|fallback| self.told(fallback)).unzip();
         let mut fixes: Vec<String> = fixes.into_iter().filter(|fix| !fix.is_empty()).collect();
-        let named = |id: &&str| asked.split([',', ':', '@']).any(|name| name == *id);
         let usable = |c: &&Candidate| matches!(c.verdict, Verdict::Ok | Verdict::NotChosen { .. });
-        let usable = self.survey.candidates.iter().filter(usable).filter_map(Candidate::id);
-        let mut others: Vec<&str> = usable.filter(|id| !named(id)).collect();
+        let mut others: Vec<String> = self.survey.candidates.iter().filter(usable).map(Candidate::name).collect();
+        others.retain(|name| !asked.split(',').any(|wish| wish.split(':').next() == Some(name)));
         others.sort_unstable();
         others.dedup();
         fixes.push(match others.as_slice() {
@@ -298,12 +325,6 @@ impl Selection {
             others => format!("start with `--backend auto`, or one of the installed: {}", others.join(", ")),
         });
         Error::Backend { asked, cause: causes.join("\n"), fix: fixes.join("\n") }
-    }
-
-    /// The error that `--on-fallback exit` makes of a fallback.
-    pub fn fallback_refused(&self, fallback: &Fallback) -> Error {
-        let (cause, fix) = self.told(fallback);
-        Error::Backend { asked: fallback.wanted.clone(), cause, fix }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Looks at every plugin file there is, and comes to a verdict on each.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sconce_plugin_api::loader::PluginManifest;
@@ -84,6 +84,18 @@ fn candidate(found: Found, hardware: &Hardware) -> Candidate {
         probe: Probe::None,
         digest: String::new(),
     }
+}
+
+/// Opens one file in a child, whoever may write to it.
+///
+/// # Errors
+/// [`Error::PluginFile`] if it cannot be opened. A device that computes wrongly is no error here.
+pub fn probe_file(path: &Path, options: &[(String, String)], timeout: Duration) -> Result<(), Error> {
+    let refused = |verdict| Error::PluginFile { path: path.to_owned(), verdict };
+    screen(path, &Hardware::quick().cpu).1.map_err(refused)?;
+    let probed = Prober::new(timeout, options)?.probe(&[path]);
+    let outcome = probed.into_iter().next().expect("one file has one result").outcome;
+    outcome.map(drop).map_err(refused)
 }
 
 impl Candidate {

@@ -215,7 +215,7 @@ impl Verdict {
             | Verdict::DriverMissing { fix, .. }
             | Verdict::DriverTooOld { fix, .. } => fix.clone(),
             Verdict::Duplicate { .. } => format!("remove one of them: rm {file}"),
-            Verdict::Quarantined { .. } => "look again: sconce backends --no-probe-cache".into(),
+            Verdict::Quarantined { .. } => "look again: sconce doctor".into(),
             Verdict::Crashed { .. } | Verdict::Exited { .. } => {
                 format!("install another version of it, or remove it: rm {file}")
             }

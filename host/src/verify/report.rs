@@ -67,13 +67,9 @@ impl Report {
     }
 
     pub fn print(&self, json: bool) {
-        if json {
-            let mut value = serde_json::to_value(self).expect("a report is plain data");
-            value["passed"] = self.passed().into();
-            println!("{value:#}");
-        } else {
-            print!("{}", self.table());
-        }
+        let mut value = serde_json::to_value(self).expect("a report is plain data");
+        value["passed"] = self.passed().into();
+        crate::output::json_or(json, &value, || self.table());
     }
 
     fn table(&self) -> String {

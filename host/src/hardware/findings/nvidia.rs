@@ -8,8 +8,11 @@ use super::super::vendor::Vendor;
 use super::{Finding, Gpu, Hardware, Node, no_permission};
 
 const DRIVER: &str = "nvidia";
-/// Windows' device, through which its driver serves Linux programs.
-const WINDOWS_NODE: &str = "/dev/dxg";
+/// Windows' device, through which its driver serves Linux programs, and a Tegra processor's. Where these are, the
+/// others are not needed.
+const OFF_BUS: [&str; 2] = ["/dev/dxg", "/dev/nvhost-gpu"];
+/// Nodes that every program needs beside the numbered ones of the GPUs.
+const CONTROLS: [&str; 2] = ["/dev/nvidiactl", "/dev/nvidia-uvm"];
 /// Where the driver is to be had for systems not named here.
 const DOWNLOAD: &str = "install the driver: https://www.nvidia.com/drivers";
 
@@ -31,8 +34,13 @@ pub fn findings(hardware: &Hardware) -> Vec<Finding> {
 }
 
 /// Whether a device node is of this maker's driver.
-pub fn is_node(path: &str) -> bool {
-    path == WINDOWS_NODE || path.starts_with("/dev/nv")
+fn is_node(path: &str) -> bool {
+    OFF_BUS.contains(&path) || CONTROLS.contains(&path) || is_numbered(path)
+}
+
+/// `/dev/nvidia0` and so on, a GPU each.
+fn is_numbered(path: &str) -> bool {
+    path.strip_prefix("/dev/nvidia").is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
 /// A GPU that the kernel's driver does not hold.
@@ -63,28 +71,38 @@ fn not_driven(hardware: &Hardware, gpu: &Gpu) -> Option<Finding> {
 /// Device nodes that are missing or closed.
 fn nodes(hardware: &Hardware) -> Option<Finding> {
     let ours: Vec<&Node> = hardware.nodes.iter().filter(|node| is_node(&node.path)).collect();
-    let off_bus = |node: &&Node| node.path == WINDOWS_NODE || !node.path.starts_with("/dev/nvidia");
-    let has = |name: &str| ours.iter().any(|node| node.path == name);
-    if let Some(closed) = ours.iter().find(|node| node.access == Access::Denied) {
-        return Some(no_permission(closed));
+    let usable = |node: &&&Node| node.access == Access::Granted;
+    let find = |name: &str| ours.iter().find(|node| node.path == name);
+    if let Some(node) = OFF_BUS.into_iter().find_map(find) {
+        return closed(hardware, node);
     }
-    if let Some(blocked) = ours.iter().find(|node| node.access == Access::Blocked) {
-        return Some(lost_access(hardware, &blocked.path));
+    let numbered: Vec<&&Node> = ours.iter().filter(|node| is_numbered(&node.path)).collect();
+    match (numbered.iter().find(|node| usable(node)), numbered.first()) {
+        (None, None) => return Some(no_nodes(hardware)),
+        (None, Some(node)) => return closed(hardware, node),
+        // Of many GPUs a job may be granted some.
+        (Some(_), _) => {}
     }
-    if ours.iter().any(off_bus) {
-        // Windows' and Tegra's drivers have other nodes.
-        return None;
+    CONTROLS.into_iter().find_map(|name| match find(name) {
+        Some(node) => closed(hardware, node),
+        None => Some(no_control(hardware, name)),
+    })
+}
+
+fn closed(hardware: &Hardware, node: &Node) -> Option<Finding> {
+    match node.access {
+        Access::Granted => None,
+        Access::Denied => Some(no_permission(node)),
+        Access::Blocked => Some(lost_access(hardware, &node.path)),
     }
-    let numbered = |node: &Node| node.path["/dev/nvidia".len()..].parse::<u32>().is_ok();
-    if !ours.iter().any(|node| numbered(node)) {
-        return Some(no_nodes(hardware));
-    }
-    let missing = ["/dev/nvidiactl", "/dev/nvidia-uvm"].into_iter().find(|name| !has(name))?;
+}
+
+fn no_control(hardware: &Hardware, node: &str) -> Finding {
     let fix = match hardware.container.as_deref() {
         Some(_) => start_with_gpus(hardware),
         None => "sudo nvidia-modprobe -c 0 -u".to_owned(),
     };
-    Some(Finding::serious(format!("{missing} is missing, without which nothing can compute on the GPU"), fix))
+    Finding::serious(format!("{node} is missing, without which nothing can compute on the GPU"), fix)
 }
 
 fn no_nodes(hardware: &Hardware) -> Finding {

@@ -126,6 +126,9 @@ fn closed_nodes_are_told_apart() {
         &denied,
         Some(("may not use /dev/nvidia0: its group is video", "usermod -aG video", true)),
     );
+    let mut some = with("/dev/nvidia0", Access::Blocked, None);
+    some.nodes.push(Node { path: "/dev/nvidia1".to_owned(), access: Access::Granted, group: None });
+    check_hardware(&some, None);
     let root = with("/dev/nvidia-uvm", Access::Denied, Some("root"));
     check_hardware(&root, Some(("may not use /dev/nvidia-uvm", "sudo chmod a+rw /dev/nvidia-uvm", true)));
     let mut blocked = with("/dev/nvidiactl", Access::Blocked, None);
@@ -178,6 +181,9 @@ fn variables_that_hide_gpus_are_told() {
     check(&two().variable("CUDA_VISIBLE_DEVICES", "1"), Some(("shows 1 of 2 GPUs", "unset", false)));
     check(&two().variable("CUDA_VISIBLE_DEVICES", "GPU-8932f937, GPU-d1f5"), None);
     check(&two().variable("CUDA_VISIBLE_DEVICES", "0,-1,1"), Some(("shows 1 of 2", "unset", false)));
+    let intel = || Tree::new().pci("0000:03:00.0", "0x030000", "0x8086", "0x56a0", Some("xe"));
+    check(&intel().variable("ZE_AFFINITY_MASK", "0.1"), None);
+    check(&intel().variable("ONEAPI_DEVICE_SELECTOR", "level_zero:gpu"), None);
     // No such GPU, so nothing is hidden.
     check(&Tree::new().variable("CUDA_VISIBLE_DEVICES", ""), None);
     let amd = || Tree::new().pci("0000:05:00.0", "0x030000", "0x1002", "0x744c", Some("amdgpu"));

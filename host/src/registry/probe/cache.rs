@@ -11,7 +11,7 @@ use crate::models::now_seconds;
 use crate::registry::verdict::Verdict;
 
 use super::answer::Opened;
-use super::parent::passed_variables;
+use super::parent::plugin_variables;
 
 /// Raised when what is remembered means something else.
 const VERSION: u32 = 1;
@@ -19,9 +19,6 @@ const VERSION: u32 = 1;
 const MOST: usize = 256;
 /// A failure is believed for so long, in seconds: it may have had a passing cause.
 const QUARANTINE: u64 = 24 * 3600;
-/// Variables that differ between starts and change nothing for a plugin.
-const PLACES: [&str; 7] = ["PATH", "HOME", "USER", "TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME"];
-
 /// What is remembered, and where.
 pub struct Cache {
     /// None where this user has no place for it.
@@ -64,8 +61,7 @@ enum Outcome {
 
 impl Conditions {
     pub fn new(hardware: &str, options: &[(String, String)]) -> Self {
-        let mut variables = passed_variables();
-        variables.retain(|(name, _)| !PLACES.contains(&&*name.to_string_lossy()));
+        let mut variables = plugin_variables();
         variables.sort();
         let host = (env!("CARGO_PKG_VERSION"), sconce_plugin_api::abi::ABI_VERSION);
         Conditions(format!("{host:?}\n{hardware}\n{options:?}\n{variables:?}"))

@@ -9,34 +9,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
+use crate::hardware::VARIABLES;
 use crate::registry::verdict::{Stage, Verdict};
 
 use super::answer::{self, Opened};
 
-/// Variables that a plugin, its libraries or its driver may need. Everything else stays outside.
-const PASSED: [&str; 8] = ["PATH", "HOME", "USER", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "XDG_CACHE_HOME"];
-const PASSED_PREFIXES: [&str; 20] = [
-    "LD_",
-    "DYLD_",
-    "SCONCE_",
-    "CUDA_",
-    "NVIDIA_",
-    "CUBLAS_",
-    "HIP_",
-    "ROCR_",
-    "ROCM_",
-    "HSA_",
-    "AMD_",
-    "GPU_",
-    "ONEAPI_",
-    "ZE_",
-    "SYCL_",
-    "VK_",
-    "MTL_",
-    "METAL_",
-    "CANDLE_",
-    "MISTRALRS_",
-];
+/// Variables that any program may need. A child gets these, those that change what a backend finds, and those of
+/// plugins; everything else stays outside.
+const BASIC: [&str; 8] = ["PATH", "HOME", "USER", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "XDG_CACHE_HOME"];
 
 /// Most of what a child prints that is kept, in bytes: the end of it.
 const KEPT: usize = 8 << 10;
@@ -124,7 +104,7 @@ impl Prober {
             command.arg("--option").arg(format!("{key}={value}"));
         }
         command.arg("--").arg(file);
-        command.env_clear().envs(passed_variables());
+        command.env_clear().envs(environment());
         // One thread each: the pools of several children would fight for the cores.
         command.envs(["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"].map(|name| (name, "1")));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -157,15 +137,22 @@ fn runner() -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()
 }
 
-/// The environment of a child, but for the variables that set flags of ours.
-pub(super) fn passed_variables() -> Vec<(OsString, OsString)> {
-    let ours = crate::cli::variables();
-    let passed = |name: &OsStr| {
+/// The environment of a child.
+fn environment() -> Vec<(OsString, OsString)> {
+    let known = |name: &str| BASIC.contains(&name) || VARIABLES.iter().any(|begin| name.starts_with(begin));
+    let mut passed: Vec<_> = std::env::vars_os().filter(|(name, _)| known(&name.to_string_lossy())).collect();
+    passed.extend(plugin_variables());
+    passed
+}
+
+/// Variables of ours that set no flag of the host: plugins may read them.
+pub(super) fn plugin_variables() -> Vec<(OsString, OsString)> {
+    let flags = crate::cli::variables();
+    let plugins = |name: &OsStr| {
         let name = name.to_string_lossy();
-        let known = PASSED.contains(&&*name) || PASSED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-        known && !ours.contains(&*name)
+        name.starts_with("SCONCE_") && !flags.contains(&*name)
     };
-    std::env::vars_os().filter(|(name, _)| passed(name)).collect()
+    std::env::vars_os().filter(|(name, _)| plugins(name)).collect()
 }
 
 /// Its status, or none if it did not end in time.

@@ -1,4 +1,4 @@
-//! Facts about this machine, read before any plugin is loaded.
+//! The environment that plugins will find: variables and thread counts, settled before any thread starts.
 
 use std::num::NonZeroUsize;
 
