@@ -99,8 +99,10 @@ impl Facts<'_> {
                 }
             }
         }
-        // Stable, so that among equals the first in search order wins.
-        picks.sort_by_key(|pick| std::cmp::Reverse((pick.score, self.device(*pick).mem_free)));
+        // Stable, so that among equals the first in search order wins. The host's memory is the same for all who
+        // use it, though each probe saw another number.
+        let free = |device: &super::Device| if device.is_accelerator() { device.mem_free } else { 0 };
+        picks.sort_by_key(|pick| std::cmp::Reverse((pick.score, free(self.device(*pick)))));
         picks
     }
 
@@ -238,7 +240,8 @@ fn potential(manifest: &PluginManifest) -> u32 {
 
 /// The level of a CPU plugin's build, as its score counts it.
 fn level(features: &[String]) -> u32 {
-    const LEVELS: [(&str, u32); 5] = [("avx512f", 4), ("avx2", 3), ("i8mm", 3), ("sse4.2", 2), ("dotprod", 2)];
+    const LEVELS: [(&str, u32); 5] =
+        [("avx512f", 4), ("avx2", 3), ("i8mm", 3), ("sse4.2", 2), ("dotprod", 2)];
     let has = |name: &str| features.iter().any(|feature| feature == name);
     LEVELS.iter().find(|(name, _)| has(name)).map_or(1, |(_, level)| *level)
 }

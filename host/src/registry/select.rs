@@ -2,6 +2,7 @@
 //! candidate.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use crate::cli::{OnFallback, SelectArgs};
 use crate::error::{Error, ModelError};
@@ -10,7 +11,7 @@ use crate::hardware::Hardware;
 use super::decide::{Decision, Facts, Fallback, Pick, decide};
 use super::policy::Policy;
 use super::report::{Judgement, Overview, row};
-use super::survey::{Survey, survey};
+use super::survey::{Probe, Survey, survey};
 use super::verdict::Verdict;
 use super::{Backend, Candidate, Device, judge};
 
@@ -40,7 +41,16 @@ pub struct Selection {
 
 /// Finds, probes and decides; opens nothing in this process.
 pub fn select(args: &SelectArgs) -> Result<Selection, Error> {
-    select_on(args, Hardware::quick())
+    let begin = Instant::now();
+    let selection = select_on(args, Hardware::quick())?;
+    let candidates = &selection.survey.candidates;
+    let probed = candidates.iter().filter(|c| matches!(c.probe, Probe::Fresh(_))).count();
+    let took = begin.elapsed();
+    tracing::debug!(
+        "{} plugin files looked at, {probed} of them in children, in {took:.1?}",
+        candidates.len()
+    );
+    Ok(selection)
 }
 
 /// The same with hardware facts that were gathered already, and without trust in earlier probes.
@@ -281,7 +291,8 @@ impl Selection {
             Policy::Auto => return Vec::new(),
             Policy::Wishes(wishes) => wishes,
         };
-        let searched: Vec<String> = self.survey.searched.iter().map(|dir| dir.display().to_string()).collect();
+        let searched: Vec<String> =
+            self.survey.searched.iter().map(|dir| dir.display().to_string()).collect();
         let facts = Facts {
             policy: &self.policy,
             require_gpu: self.require_gpu,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sconce_plugin_api::loader::PluginManifest;
 
@@ -53,7 +53,6 @@ pub struct Survey {
 
 /// Discovers, screens and probes.
 pub fn survey(args: &SelectArgs, policy: &Policy, hardware: Hardware) -> Result<Survey, Error> {
-    let begin = Instant::now();
     let found = discover(&args.plugin_dir);
     let mut survey = Survey {
         candidates: found.into_iter().map(|found| candidate(found, &hardware)).collect(),
@@ -68,8 +67,6 @@ pub fn survey(args: &SelectArgs, policy: &Policy, hardware: Hardware) -> Result<
     survey.probe(&open, args)?;
     survey.drop_doubles();
     survey.cache.save();
-    let (files, took) = (survey.candidates.len(), begin.elapsed());
-    tracing::debug!("{files} plugin files looked at, {} of them in children, in {took:.1?}", open.len());
     Ok(survey)
 }
 

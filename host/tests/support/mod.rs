@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 pub use client::{Answer, Metrics, abandoned_post, get, post, post_bytes, request};
 pub use command::{Run, sconce, sconce_at, sconce_with};
-pub use library::{Shelf, compile, mock_as, replaced};
+pub use library::{Shelf, compile, mock_as, replaced, tell};
 pub use server::{Server, free_port};
 pub use sse::{ChatStream, EventStream, events, job_events};
 

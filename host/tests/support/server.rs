@@ -72,7 +72,11 @@ impl Server {
         plugin("mock");
         let home = temp_dir();
         let mut command = command::command(Path::new(env!("CARGO_BIN_EXE_sconce")), home.path());
-        command.args(["serve", "--port", &port.to_string()]).args(args).envs(variables.iter().copied()).current_dir(dir);
+        command
+            .args(["serve", "--port", &port.to_string()])
+            .args(args)
+            .envs(variables.iter().copied())
+            .current_dir(dir);
         let mut child =
             command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts");
         let log = Arc::new(Mutex::new(String::new()));

@@ -56,7 +56,10 @@ fn refused(candidate: Candidate, verdict: Verdict) -> Candidate {
 }
 
 fn crashed(candidate: Candidate) -> Candidate {
-    refused(candidate, Verdict::Crashed { signal: "SIGSEGV".into(), stage: Stage::Create, said: String::new() })
+    refused(
+        candidate,
+        Verdict::Crashed { signal: "SIGSEGV".into(), stage: Stage::Create, said: String::new() },
+    )
 }
 
 fn driver_missing(candidate: Candidate) -> Candidate {
@@ -156,7 +159,7 @@ fn the_highest_score_wins_then_free_memory_then_the_order() {
     asked("auto", vec![more]).gives("cuda:1=1000 cuda:0=1000", None);
     let levels = [102, 104, 103].map(|score| plugin(&format!("cpu@{score}"), "cpu", &[score])).to_vec();
     asked("auto", levels).gives("cpu@104:0=104 cpu@103:0=103 cpu@102:0=102", None);
-    let twins = vec![plugin("one", "cpu", &[101]), plugin("two", "cpu", &[101])];
+    let twins = vec![plugin("one", "cpu", &[101]), free(plugin("two", "cpu", &[101]), 0, 1)];
     asked("auto", twins).gives("one:0=101 two:0=101", None);
 }
 
@@ -164,7 +167,8 @@ fn the_highest_score_wins_then_free_memory_then_the_order() {
 fn a_third_party_comes_behind_our_gpus_unless_it_is_named() {
     let others = || plugin("org.acme.npu", "accelerator", &[4_000_000_000]);
     asked("auto", vec![cpu(), others()]).gives("org.acme.npu:0=999 cpu@x86-64-v3:0=103", None);
-    asked("auto", vec![others(), plugin("cuda", "gpu", &[1000])]).gives("cuda:0=1000 org.acme.npu:0=999", None);
+    asked("auto", vec![others(), plugin("cuda", "gpu", &[1000])])
+        .gives("cuda:0=1000 org.acme.npu:0=999", None);
     asked("org.acme.npu", vec![others(), cuda()]).gives("org.acme.npu:0=4000000000", None);
 }
 
