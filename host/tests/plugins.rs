@@ -33,7 +33,7 @@ fn out_of_service(server: &Server, reason: &str) {
     }
     let health = server.get("/health").ok();
     assert_eq!(health["status"], "not_ready", "{health}");
-    assert!(health["reason"].as_str().is_some_and(|why| why.contains(reason)), "{health}");
+    assert!(health["not_ready"].as_str().is_some_and(|why| why.contains(reason)), "{health}");
     let ready = server.get("/ready");
     assert_eq!(ready.status, 503, "{ready:?}");
     assert!(ready.json()["reason"].as_str().is_some_and(|why| why.contains(reason)), "{ready:?}");

@@ -21,7 +21,10 @@ pub async fn health(extract::State(app): Shared) -> Response {
     let state = app.standing.now();
     Json(json!({
         "status": if why_not.is_none() { "ok" } else { "not_ready" },
-        "reason": why_not,
+        "not_ready": why_not,
+        "degraded": state.overview.degraded,
+        "reason": state.overview.reason,
+        "since": state.since,
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": app.started.elapsed().as_secs(),
         "backend": backend(&state),
@@ -63,9 +66,6 @@ fn backend(state: &State) -> Value {
         "effective": state.overview.effective,
         "wanted": state.overview.wanted,
         "requested": state.overview.requested,
-        "degraded": state.overview.degraded,
-        "reason": state.overview.reason,
-        "since": state.since,
         "id": b.id,
         "variant": b.variant,
         "version": b.version,
