@@ -54,7 +54,7 @@ pub fn run(args: &BenchArgs) -> Result<Exit, Error> {
     let rows = measure(executor.as_mut(), args).map_err(|source| Error::Engine { source })?;
     let report = Report {
         model: models::name_of(Path::new(&path), &files.source),
-        backend: format!("{} {}", choice.backend.id, choice.backend.variant),
+        backend: choice.backend.name(),
         device: choice.device.name,
         dtypes: executor.facts().dtypes(),
         threads: plan.threads as usize,

@@ -119,7 +119,7 @@ fn one_bad_plugin_costs_a_line_and_never_the_start() {
         .expect("a directory");
 
     let run = verify_stories(&["--plugin-dir", text(dir.path())]);
-    run.done_with(&[" on cpu (", "0 failed"]);
+    run.done_with(&[" on cpu@", "0 failed"]);
     let said = |name: &str, words: &str| {
         let file = format!("{name}{}", std::env::consts::DLL_SUFFIX);
         let lines: Vec<&str> = run.stderr.lines().filter(|line| line.contains(&file)).collect();
@@ -159,7 +159,7 @@ fn a_test_plugin_is_used_when_named_and_only_then() {
     run.failed_with(CHECK_SAID_NO, &[]);
     assert!(run.stdout.contains(" on mock (") && run.stdout.contains("FAIL"), "{run}");
     let run = verify_stories(&["--backend", "auto"]);
-    run.done_with(&[" on cpu ("]);
+    run.done_with(&[" on cpu@"]);
     assert!(run.stderr.contains("mock: not chosen, it is a test plugin"), "{run}");
 }
 

@@ -55,8 +55,24 @@ pub fn load(error: &LoadError) -> Verdict {
             looked_in: looked_in.iter().map(|dir| dir.display().to_string()).collect(),
             fix: fix.clone(),
         },
-        LoadError::Dlopen(_) | LoadError::Root(_) | LoadError::Aborts => Verdict::LoadFailed { why },
+        LoadError::Dlopen(words) => match too_old(words) {
+            Some(version) => Verdict::MissingLibrary {
+                name: version.to_owned(),
+                looked_in: Vec::new(),
+                fix: "the system's own library is older: install a build of the plugin for older systems, or \
+                      update the system"
+                    .into(),
+            },
+            None => Verdict::LoadFailed { why },
+        },
+        LoadError::Root(_) | LoadError::Aborts => Verdict::LoadFailed { why },
     }
+}
+
+/// The version of a system library, such as `GLIBC_2.38`, that the loader says is not there.
+fn too_old(words: &str) -> Option<&str> {
+    let (_, rest) = words.split_once("version `")?;
+    rest.split_once("' not found").map(|(version, _)| version)
 }
 
 /// Of a plugin that could not be opened or created.
@@ -102,5 +118,19 @@ pub fn model(error: &ModelError) -> Option<Verdict> {
             other => Verdict::LoadFailed { why: other.to_string() },
         }),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_that_is_too_old_is_named() {
+        let words = "/lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.38' not found (required by /opt/a.so)";
+        let verdict = load(&LoadError::Dlopen(words.into()));
+        assert!(verdict.cause().contains("GLIBC_2.38"), "{}", verdict.cause());
+        assert_eq!(verdict.code(), "MISSING_LIBRARY");
+        assert_eq!(load(&LoadError::Dlopen("undefined symbol: x".into())).code(), "LOAD_FAILED");
     }
 }

@@ -91,6 +91,11 @@ impl Backend {
         })
     }
 
+    /// As `--backend` takes it: `cpu@x86-64-v3`.
+    pub fn name(&self) -> String {
+        full_name(&self.id, &self.variant)
+    }
+
     /// The devices this backend can use here.
     pub fn devices(&self) -> Result<Vec<Device>, ExecError> {
         let devices = self.plugin.devices().into_result()?;
@@ -156,6 +161,11 @@ impl Backend {
     pub fn shutdown(&self) {
         self.plugin.shutdown();
     }
+}
+
+/// A plugin's name with its variant, where it has one.
+pub(super) fn full_name(id: &str, variant: &str) -> String {
+    if variant.is_empty() { id.to_owned() } else { format!("{id}@{variant}") }
 }
 
 impl Device {

@@ -10,6 +10,7 @@ use crate::cli::SelectArgs;
 use crate::error::Error;
 use crate::hardware::Hardware;
 
+use super::load::full_name;
 use super::discover::{Found, discover, search_dirs};
 use super::policy::Policy;
 use super::probe::{Cache, Conditions, Opened, ProbedDevice, Prober};
@@ -102,8 +103,7 @@ impl Candidate {
     /// `id`, or `id@variant`, or the file's name if it has neither.
     pub fn name(&self) -> String {
         match &self.manifest {
-            Some(m) if m.variant.is_empty() => m.id.clone(),
-            Some(m) => format!("{}@{}", m.id, m.variant),
+            Some(m) => full_name(&m.id, &m.variant),
             None => self.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         }
     }
