@@ -53,6 +53,8 @@ pub enum Error {
     Input { path: PathBuf, cause: String },
     #[error("cannot write {}", path.display())]
     Output { path: PathBuf, source: std::io::Error },
+    #[error("cannot write what plugins are probed with")]
+    Scratch { source: std::io::Error },
     #[error("the engine stopped")]
     Engine { source: ExecError },
     #[error("{what}")]
@@ -104,9 +106,11 @@ impl Error {
             Error::Model { source, .. } if source.blames_backend() => Exit::NoBackend,
             Error::Model { .. } => Exit::Model,
             Error::Address { .. } => Exit::Address,
-            Error::Input { .. } | Error::Output { .. } | Error::Engine { .. } | Error::System { .. } => {
-                Exit::Failed
-            }
+            Error::Input { .. }
+            | Error::Output { .. }
+            | Error::Scratch { .. }
+            | Error::Engine { .. }
+            | Error::System { .. } => Exit::Failed,
         }
     }
 
@@ -163,6 +167,7 @@ impl Error {
                     .into()
             }
             Error::Address { .. } => "give an address of this machine with --host".into(),
+            Error::Scratch { .. } => "set TMPDIR to a directory that can be written, with 4 MB free".into(),
             Error::Engine { .. } => "the log above says more; --log debug says most".into(),
             Error::Input { .. } | Error::Output { .. } | Error::System { .. } => String::new(),
         }

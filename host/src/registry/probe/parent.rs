@@ -56,12 +56,11 @@ pub struct Probed {
 
 impl Prober {
     pub fn new(timeout: Duration, options: &[(String, String)]) -> Result<Self, Error> {
-        let cannot = |source| Error::System { what: "cannot prepare the probing of plugins", source };
-        let work = tempfile::Builder::new().prefix("sconce-probe-").tempdir().map_err(cannot)?;
-        sconce_conformance::answers::write_models(work.path()).map_err(cannot)?;
+        let work = work_dir().map_err(|source| Error::Scratch { source })?;
+        let lost = |source| Error::System { what: "cannot find its own executable", source };
         Ok(Prober {
             runner: runner(),
-            executable: std::env::current_exe().map_err(cannot)?,
+            executable: std::env::current_exe().map_err(lost)?,
             timeout,
             options: options.to_vec(),
             work,
@@ -129,6 +128,18 @@ impl Prober {
         });
         (outcome, said)
     }
+}
+
+/// A directory of our own with the models of the answer check, where one can be written.
+fn work_dir() -> std::io::Result<tempfile::TempDir> {
+    let create = |base: &Path| {
+        std::fs::create_dir_all(base)?;
+        let work = tempfile::Builder::new().prefix("sconce-probe-").tempdir_in(base)?;
+        sconce_conformance::answers::write_models(work.path())?;
+        Ok(work)
+    };
+    let in_cache = |error| crate::paths::cache_dir().map_or(Err(error), |cache| create(&cache));
+    create(&std::env::temp_dir()).or_else(in_cache)
 }
 
 /// A command line to run the child under, from SCONCE_PROBE_RUNNER: an emulator of another processor.
