@@ -90,8 +90,8 @@ fn what_is_no_plugin_is_an_error_with_a_reason() {
     let whole = std::fs::read(plugin("mock")).expect("it can be read");
     check(b"hello", &["neither ELF nor Mach-O nor PE"]);
     check(b"", &["not a shared library"]);
-    check(&whole[..40], &["truncated", "its header ends at byte 64, the file at 40"]);
-    check(&whole[..whole.len() / 2], &["truncated"]);
+    check(&whole[..40], &["TRUNCATED", "its header ends at byte 64, the file at 40"]);
+    check(&whole[..whole.len() / 2], &["TRUNCATED"]);
     check(&made::elf(made::ELF_MACHINES[0], b"no frame"), &["its manifest is damaged"]);
     inspect(&dir.path().join("absent.so"), &[]).explained(NO_PLUGIN, &["absent.so", "cannot be read"]);
     let here = PathBuf::from(env!("CARGO_BIN_EXE_sconce"));
