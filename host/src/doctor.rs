@@ -74,7 +74,8 @@ fn text(report: &Report) -> String {
 
 fn machine(hardware: &Hardware) -> Vec<String> {
     let (cpu, system) = (&hardware.cpu, &hardware.system);
-    let known = |parts: &[&Option<String>]| parts.iter().filter_map(|p| p.as_deref()).collect::<Vec<_>>().join(", ");
+    let known =
+        |parts: &[&Option<String>]| parts.iter().filter_map(|p| p.as_deref()).collect::<Vec<_>>().join(", ");
     let mut lines = vec![
         format!("{} {}", system.name, known(&[&system.release, &system.distribution])),
         format!(
@@ -158,10 +159,13 @@ fn indent(text: &str) -> String {
 
 /// The report for a bug tracker: no user's or machine's name, no identity of a device.
 fn write_bundle(file: &Path, mut report: Value) -> Result<(), Error> {
-    let names: Vec<(String, &str)> = [("HOME", "~"), ("USER", "USER"), ("LOGNAME", "USER"), ("HOSTNAME", "HOST")]
-        .iter()
-        .filter_map(|(name, mask)| Some((std::env::var(name).ok().filter(|value| value.len() > 2)?, *mask)))
-        .collect();
+    let names: Vec<(String, &str)> =
+        [("HOME", "~"), ("USER", "USER"), ("LOGNAME", "USER"), ("HOSTNAME", "HOST")]
+            .iter()
+            .filter_map(|(name, mask)| {
+                Some((std::env::var(name).ok().filter(|value| value.len() > 2)?, *mask))
+            })
+            .collect();
     redact(&mut report, &names);
     let text = format!("{report:#}\n");
     std::fs::write(file, text).map_err(|source| Error::Output { path: file.to_owned(), source })

@@ -33,14 +33,11 @@ pub enum Error {
     #[error("cannot use {what}")]
     Usage { what: String, cause: String, fix: String },
     #[error("no usable backend")]
-    NoBackend { considered: Vec<String>, searched: Vec<PathBuf>, require_gpu: bool },
+    NoBackend { considered: Vec<String>, searched: Vec<String>, require_gpu: bool },
     #[error("cannot use backend `{asked}`")]
     Backend { asked: String, cause: String, fix: String },
     #[error("cannot open plugin {}", path.display())]
-    PluginFile {
-        path: PathBuf,
-        verdict: Verdict,
-    },
+    PluginFile { path: PathBuf, verdict: Verdict },
     #[error("cannot use model {}", path.display())]
     Model {
         path: PathBuf,
@@ -153,14 +150,15 @@ impl Error {
             Error::NoBackend { require_gpu: true, .. } => {
                 "see what keeps a GPU from being used: sconce doctor; or start without --require-gpu".into()
             }
-            Error::NoBackend { searched, .. } => {
-                let dirs: Vec<String> = searched.iter().map(|dir| dir.display().to_string()).collect();
-                format!(
-                    "put a plugin (libsconce_*) into one of: {}; or name its place with --plugin-dir",
-                    dirs.join(", ")
-                )
+            Error::NoBackend { considered, .. } if !considered.is_empty() => {
+                "see what to do about each: sconce doctor; or name the place of another plugin with --plugin-dir"
+                    .into()
             }
-            Error::PluginFile { path, verdict } => verdict.fix(path),
+            Error::NoBackend { searched, .. } => format!(
+                "put a plugin (libsconce_*) into one of: {}; or name its place with --plugin-dir",
+                searched.join(", ")
+            ),
+            Error::PluginFile { path, verdict } => verdict.fix(path, ""),
             Error::Model { source, .. } => source.fix().into(),
             Error::Address { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
                 "stop the program that listens there, or choose another with --port (0 takes a free one)"

@@ -2,11 +2,12 @@
 
 use serde::Serialize;
 
+use crate::backends::memory;
 use crate::cli::BackendsArgs;
 use crate::error::{Error, Exit};
 use crate::hardware::Hardware;
 use crate::output;
-use crate::registry::{Overview, Policy, Row, Selection, select};
+use crate::registry::{DeviceRow, Overview, Policy, Row, Selection, select};
 
 /// The decision, step by step.
 #[derive(Debug, Serialize)]
@@ -31,6 +32,8 @@ struct Step {
     to_use: String,
     /// What would mend it, for one that does not.
     fix: String,
+    /// Its devices, each with what became of it.
+    devices: Vec<String>,
 }
 
 /// Prints the trace of what `serve` with the same flags would choose.
@@ -46,7 +49,7 @@ fn explain(selection: &Selection) -> Explanation {
     let hardware: &Hardware = &selection.survey.hardware;
     Explanation {
         rule: rule(&selection.policy),
-        steps: overview.plugins.iter().map(|row| step(row, &overview)).collect(),
+        steps: overview.plugins.iter().enumerate().map(|(at, row)| step(selection, at, row)).collect(),
         variables: hardware.variables.iter().map(|(name, value)| format!("{name}={value}")).collect(),
         overview,
     }
@@ -62,25 +65,25 @@ fn rule(policy: &Policy) -> String {
     }
 }
 
-fn step(row: &Row, overview: &Overview) -> Step {
+fn step(selection: &Selection, at: usize, row: &Row) -> Step {
     let works = row.verdict.code == "NOT_CHOSEN" && row.id.is_some();
     Step {
         plugin: row.plugin.clone(),
         name: row.name.clone(),
         code: row.verdict.code,
-        why: if row.verdict.code == "OK" { used(row, overview) } else { row.verdict.cause.clone() },
-        to_use: if works { format!("--backend {}", row.name) } else { String::new() },
+        why: if row.verdict.code == "OK" { "it is used".into() } else { row.verdict.cause.clone() },
+        to_use: if works { selection.to_use(at) } else { String::new() },
         fix: row.verdict.fix.clone(),
+        devices: row.devices.iter().map(device).collect(),
     }
 }
 
-fn used(row: &Row, overview: &Overview) -> String {
-    let index = overview.effective.as_deref().and_then(|name| name.rsplit(':').next()?.parse().ok());
-    let device = row.devices.iter().find(|device| Some(device.index) == index);
-    match device {
-        Some(device) => format!("it is used: it scores {} on {}", device.score, device.name),
-        None => "it is used".into(),
-    }
+fn device(device: &DeviceRow) -> String {
+    let free = memory(device.memory_free_bytes, device.memory_total_bytes);
+    let free = if free.is_empty() { free } else { format!(", {free}") };
+    let why = if device.verdict.code == "OK" { String::new() } else { format!(": {}", device.verdict.cause) };
+    let (index, name, score) = (device.index, &device.name, device.score);
+    format!("device {index}: {name}, score {score}{free}, {}{why}", device.verdict.code)
 }
 
 fn text(explanation: &Explanation) -> String {
@@ -92,7 +95,9 @@ fn text(explanation: &Explanation) -> String {
         text += &format!("variable    {variable}\n");
     }
     for (number, step) in explanation.steps.iter().enumerate() {
-        text += &format!("\n{}. {}  {}\n   {}: {}\n", number + 1, step.name, step.plugin, step.code, step.why);
+        text +=
+            &format!("\n{}. {}  {}\n   {}: {}\n", number + 1, step.name, step.plugin, step.code, step.why);
+        text += &step.devices.iter().map(|device| format!("   {device}\n")).collect::<String>();
         for (label, words) in [("to use it", &step.to_use), ("fix", &step.fix)] {
             if !words.is_empty() {
                 text += &format!("   {label}: {words}\n");

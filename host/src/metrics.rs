@@ -165,9 +165,9 @@ impl Collector for StandingFigures {
         ];
         let mut gauge = |name, help, series: &[(&[(&str, &str)], f64)]| {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            series.iter().try_for_each(|(labels, value)| {
-                ConstGauge::new(*value).encode(family.encode_family(labels)?)
-            })
+            series
+                .iter()
+                .try_for_each(|(labels, value)| ConstGauge::new(*value).encode(family.encode_family(labels)?))
         };
         gauge("backend_info", "The backend in use; always 1", &[(&labels, 1.0)])?;
         let reason = state.degraded().map_or("OK", |degraded| degraded.code);

@@ -16,7 +16,7 @@ use crate::error::{Error, Exit, ModelError};
 use crate::http::{App, router};
 use crate::metrics::Metrics;
 use crate::models::{self, Loading, Model, ModelFiles, Models, Slot};
-use crate::registry::{Backend, Choice, Selection, select};
+use crate::registry::{Choice, Selection, select};
 use crate::standing::{Standing, State};
 
 /// For the last words of requests that are cut off.
@@ -68,7 +68,7 @@ fn next_choice(
     match selection.blame(&error) {
         None => Err(Error::model(path, error)),
         Some(verdict) => {
-            failed.backend.shutdown();
+            drop(failed);
             selection.reject(verdict);
             selection.open()
         }
@@ -93,9 +93,8 @@ struct Start {
     files: Arc<ModelFiles>,
 }
 
-/// A backend with its engine thread.
+/// A model that is loaded or being loaded. Its thread holds on to the backend.
 struct Running {
-    backend: Arc<Backend>,
     engine: JoinHandle<()>,
     load_failed: oneshot::Receiver<ModelError>,
 }
@@ -118,7 +117,7 @@ impl Start {
         let url = format!("http://{address}");
         let mut running = self.load(choice, &app, &url)?;
         let outcome = self.answer(listener, &app, &url, &mut running, &mut signals).await;
-        running.end().await;
+        ended(running.engine).await;
         outcome
     }
 
@@ -129,14 +128,13 @@ impl Start {
         let name = given.unwrap_or_else(|| models::name_of(&self.path, &self.files.source));
         app.models.set(&name, Slot::Loading(0));
         let plan = models::plan(&config.engine, &choice.device, config.max_sequences);
-        let backend = Arc::new(choice.backend);
         let (failed, load_failed) = oneshot::channel();
         let ready = Ready { app: app.clone(), name, url: url.to_owned(), files: self.files.clone() };
         let tell = ready.teller(config.worker.as_ref(), failed);
         let source = self.files.source.clone();
         let metrics = app.metrics.engine.clone();
-        let engine = models::start(backend.clone(), source, plan, config.queue, metrics, tell)?;
-        Ok(Running { backend, engine, load_failed })
+        let engine = models::start(choice.backend, source, plan, config.queue, metrics, tell)?;
+        Ok(Running { engine, load_failed })
     }
 
     /// Goes on with the next backend after one that could not load the model.
@@ -157,8 +155,8 @@ impl Start {
         let state = State::new(&self.selection, &choice);
         state.backend.announce();
         app.standing.set(state);
-        let next = self.load(choice, app, url)?;
-        std::mem::replace(running, next).end().await;
+        // The thread that failed has nothing left to do but to end.
+        *running = self.load(choice, app, url)?;
         Ok(())
     }
 
@@ -191,15 +189,6 @@ impl Start {
         }
         drain(app, self.config.drain_timeout, stop, &mut server, signals).await;
         Ok(Exit::Done)
-    }
-}
-
-impl Running {
-    /// Lets the plugin stop, once its executor is gone.
-    async fn end(self) {
-        if ended(self.engine).await {
-            self.backend.shutdown();
-        }
     }
 }
 
@@ -249,7 +238,10 @@ impl Ready {
                 Loading::Ready { engine, facts, stats } => {
                     let files = files.clone();
                     let message = worker.as_ref().map(|(worker, advertised)| {
-                        (worker, callback::message(worker, advertised, &app.standing.now().backend, &name, &facts))
+                        (
+                            worker,
+                            callback::message(worker, advertised, &app.standing.now().backend, &name, &facts),
+                        )
                     });
                     let created = models::now_seconds();
                     let model = Model { name: name.clone(), files, facts, stats, engine, created };
@@ -332,9 +324,9 @@ impl Signals {
     }
 }
 
-/// Waits for the engine thread, so that its executor is dropped before the plugin shuts down. A thread that
-/// does not end, say in the middle of a load, is left to the end of the process.
-async fn ended(engine: JoinHandle<()>) -> bool {
+/// Waits for the engine thread, so that its executor and its backend are dropped in order. A thread that does not
+/// end, say in the middle of a load, is left to the end of the process.
+async fn ended(engine: JoinHandle<()>) {
     let deadline = Instant::now() + ENGINE_END;
     while !engine.is_finished() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -342,5 +334,4 @@ async fn ended(engine: JoinHandle<()>) -> bool {
     if !engine.is_finished() {
         tracing::warn!("the engine thread does not end; leaving it behind");
     }
-    engine.is_finished()
 }

@@ -71,11 +71,7 @@ impl BackendFacts {
 impl State {
     /// The state that a choice leads to.
     pub fn new(selection: &Selection, choice: &Choice) -> Self {
-        State {
-            backend: BackendFacts::new(choice),
-            overview: selection.overview(),
-            since: now_seconds(),
-        }
+        State { backend: BackendFacts::new(choice), overview: selection.overview(), since: now_seconds() }
     }
 
     /// The verdict on what was wanted, if something less is used.

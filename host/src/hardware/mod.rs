@@ -103,6 +103,11 @@ impl Hardware {
         hardware
     }
 
+    /// Whether nothing on the machine looks like a GPU: neither a device nor a driver's node.
+    pub fn has_no_gpu(&self) -> bool {
+        self.gpus.is_empty() && self.nodes.is_empty()
+    }
+
     /// A text that changes when anything changes that could change what a probe finds: processor, kernel, GPUs,
     /// their drivers, device nodes, variables. The same after [`Hardware::quick`] and [`Hardware::full`].
     pub fn fingerprint(&self) -> &str {

@@ -14,8 +14,12 @@ use super::policy::{Policy, Wish};
 use super::survey::ids;
 use super::verdict::Verdict;
 
-/// A third party's plugin scores itself; to come before ours it has to be named.
+/// Plugins that `auto` believes whatever score they give their devices. Another one has to be named to come before them.
+const OURS: [&str; 3] = ["cpu", "cuda", "metal"];
+/// Most that the score of any other counts.
 const THIRD_PARTY_MOST: u32 = 999;
+/// The score of a GPU with memory of its own.
+const GPU: u32 = 1000;
 
 /// What to use, best first.
 #[derive(Debug, Clone, PartialEq)]
@@ -119,7 +123,8 @@ impl Facts<'_> {
             },
             Policy::Auto => {
                 let score = first.map_or(0, |pick| pick.score);
-                let unused = self.unused_hardware(first).into_iter().chain(self.broken(score));
+                let broken = self.broken(score).into_iter().chain(self.broken_devices(score));
+                let unused = self.unused_hardware(score).into_iter().chain(broken);
                 // The first of the highest: hardware comes before files.
                 let best = unused.reduce(|best, next| if next.0 > best.0 { next } else { best });
                 best.map(|(_, fallback)| fallback)
@@ -172,17 +177,38 @@ impl Facts<'_> {
     }
 
     /// GPUs of this machine for which there is a backend that is not used, with the score it would have.
-    fn unused_hardware(&self, first: Option<Pick>) -> Vec<(u32, Fallback)> {
-        if first.is_some_and(|pick| self.device(pick).is_accelerator()) {
+    fn unused_hardware(&self, score: u32) -> Vec<(u32, Fallback)> {
+        if score >= GPU {
             return Vec::new();
         }
         let wanted = |gpu: &Gpu| {
             let wish = Wish::named(gpu.backend?);
             // A plugin that works has lost by its score, which it gave itself.
             let works = self.named(&wish).is_some_and(|at| self.candidates[at].verdict.is_ok());
-            (!works).then(|| (THIRD_PARTY_MOST + 1, self.unmet(&wish)))
+            (!works).then(|| (GPU, self.unmet(&wish)))
         };
         self.gpus.iter().filter_map(wanted).collect()
+    }
+
+    /// Devices that would have come before the chosen one, of plugins that work on others.
+    fn broken_devices(&self, score: u32) -> Vec<(u32, Fallback)> {
+        let mut broken = Vec::new();
+        for (at, candidate) in self.candidates.iter().enumerate().filter(|(_, c)| c.verdict.is_ok()) {
+            let manifest = candidate.manifest.as_ref().expect("a plugin that works has one");
+            for probed in candidate.devices().iter().filter(|probed| probed.verdict.is_fault()) {
+                let own = match probed.device.score {
+                    0 => of_kind(probed.device.kind_name(), manifest),
+                    own => own,
+                };
+                let potential = self.score(manifest, own);
+                if potential > score {
+                    let wanted = format!("{}:{}", manifest.id, probed.device.index);
+                    let verdict = probed.verdict.clone();
+                    broken.push((potential, Fallback { wanted, verdict, candidate: Some(at) }));
+                }
+            }
+        }
+        broken
     }
 
     /// Plugins that would have come before the chosen one if they were not broken.
@@ -221,21 +247,24 @@ fn is_called(path: &Path, name: &str) -> bool {
     rest.is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
 }
 
-/// Ours have short names, those of others are in reverse DNS.
 fn is_third_party(manifest: &PluginManifest) -> bool {
-    manifest.id.contains('.')
+    !OURS.contains(&manifest.id.as_str())
 }
 
 /// The score that a plugin's best device may have, from its manifest.
 fn potential(manifest: &PluginManifest) -> u32 {
-    let of_kind = |kind: &String| match kind.as_str() {
-        "gpu" => 1000,
+    let most = manifest.device_kinds.iter().map(|kind| of_kind(kind, manifest)).max().unwrap_or(0);
+    if is_third_party(manifest) { most.min(THIRD_PARTY_MOST) } else { most }
+}
+
+/// The documented score of a kind of device.
+fn of_kind(kind: &str, manifest: &PluginManifest) -> u32 {
+    match kind {
+        "gpu" => GPU,
         "igpu" | "accelerator" => 800,
         "cpu" => 100 + level(&manifest.cpu_features),
         _ => 0,
-    };
-    let most = manifest.device_kinds.iter().map(of_kind).max().unwrap_or(0);
-    if is_third_party(manifest) { most.min(THIRD_PARTY_MOST) } else { most }
+    }
 }
 
 /// The level of a CPU plugin's build, as its score counts it.

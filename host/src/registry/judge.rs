@@ -34,7 +34,9 @@ pub fn driver(floor: &DriverFloor, error: &DriverError) -> Verdict {
     match error {
         DriverError::Missing { .. } | DriverError::NoSymbol { .. } => Verdict::DriverMissing { why, fix },
         DriverError::TooOld { .. } => Verdict::DriverTooOld { why, fix },
-        DriverError::NoDevice { .. } | DriverError::Failed { .. } => Verdict::NoDevice { why },
+        DriverError::NoDevice { .. } => Verdict::NoDevice { why },
+        // It is there and does not start: that is broken, and not just of no use.
+        DriverError::Failed { .. } => Verdict::LoadFailed { why, fix },
     }
 }
 
@@ -59,14 +61,20 @@ pub fn load(error: &LoadError) -> Verdict {
             Some(version) => Verdict::MissingLibrary {
                 name: version.to_owned(),
                 looked_in: Vec::new(),
-                fix: "the system's own library is older: install a build of the plugin for older systems, or \
+                fix:
+                    "the system's own library is older: install a build of the plugin for older systems, or \
                       update the system"
-                    .into(),
+                        .into(),
             },
-            None => Verdict::LoadFailed { why },
+            None => failed(why),
         },
-        LoadError::Root(_) | LoadError::Aborts => Verdict::LoadFailed { why },
+        LoadError::Root(_) | LoadError::Aborts => failed(why),
     }
+}
+
+/// For a reason of its own, which is in the cause.
+fn failed(why: String) -> Verdict {
+    Verdict::LoadFailed { why, fix: String::new() }
 }
 
 /// The version of a system library, such as `GLIBC_2.38`, that the loader says is not there.
@@ -90,7 +98,7 @@ pub fn plugin(error: &ExecError) -> Verdict {
     match error.code {
         Code::DEVICE_UNAVAILABLE => Verdict::NoDevice { why },
         Code::OUT_OF_MEMORY => Verdict::OutOfMemory { why },
-        _ => Verdict::LoadFailed { why },
+        _ => failed(why),
     }
 }
 
@@ -102,7 +110,7 @@ pub fn answers(device: &Device, error: AnswerError) -> Verdict {
         AnswerError::Failed { error, .. } => match plugin(&ExecError::from(*error)) {
             Verdict::NoDevice { .. } => Verdict::NoDevice { why },
             Verdict::OutOfMemory { .. } => Verdict::OutOfMemory { why },
-            _ => Verdict::LoadFailed { why },
+            _ => failed(why),
         },
     }
 }
@@ -110,12 +118,12 @@ pub fn answers(device: &Device, error: AnswerError) -> Verdict {
 /// Of a model that this backend does not run; none if another backend could do no better.
 pub fn model(error: &ModelError) -> Option<Verdict> {
     match error {
-        ModelError::Unsupported(why) => Some(Verdict::LoadFailed { why: why.clone() }),
+        ModelError::Unsupported(why) => Some(failed(why.clone())),
         ModelError::Executor(error) if error.code == Code::OUT_OF_MEMORY => Some(plugin(error)),
         ModelError::Executor(error) if error.code == Code::UNSUPPORTED => Some(plugin(error)),
         error if error.blames_backend() => Some(match error {
             ModelError::Executor(error) => plugin(error),
-            other => Verdict::LoadFailed { why: other.to_string() },
+            other => failed(other.to_string()),
         }),
         _ => None,
     }

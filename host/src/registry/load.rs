@@ -111,7 +111,11 @@ impl Backend {
         options: &[(String, String)],
     ) -> Result<answers::Passed, AnswerError> {
         let devices = self.plugin.devices().into_result();
-        let devices = devices.map_err(|error| AnswerError::Failed { model: "no", call: "devices", error: error.into() })?;
+        let devices = devices.map_err(|error| AnswerError::Failed {
+            model: "no",
+            call: "devices",
+            error: error.into(),
+        })?;
         let gone = || AnswerError::Failed {
             model: "no",
             call: "devices",
@@ -156,9 +160,11 @@ impl Backend {
         };
         Ok(run_cases(&subject, |_| true, observe))
     }
+}
 
-    /// Lets the plugin stop its threads; call it once, after its last executor is gone.
-    pub fn shutdown(&self) {
+/// Lets the plugin stop its threads. Whoever has an executor of it holds on to the backend, so this comes last.
+impl Drop for Backend {
+    fn drop(&mut self) {
         self.plugin.shutdown();
     }
 }
@@ -188,6 +194,11 @@ impl Device {
     /// `cpu`, `gpu`, …
     pub fn kind_name(&self) -> &'static str {
         device::name(self.kind)
+    }
+
+    /// Whether another device at the same index may be this one.
+    pub fn may_be(&self, other: &Device) -> bool {
+        self.uuid.is_empty() || other.uuid.is_empty() || self.uuid == other.uuid
     }
 
     /// The switches it needs, as options of a load.

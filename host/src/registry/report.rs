@@ -76,15 +76,16 @@ pub struct DeviceRow {
 }
 
 impl Judgement {
-    pub fn new(verdict: &Verdict, file: &std::path::Path) -> Self {
-        Judgement { code: verdict.code(), cause: verdict.cause(), fix: verdict.fix(file) }
+    pub fn new(verdict: &Verdict, file: &std::path::Path, flags: &str) -> Self {
+        Judgement { code: verdict.code(), cause: verdict.cause(), fix: verdict.fix(file, flags) }
     }
 }
 
 /// A candidate with the verdict that the decision gave it.
-pub fn row(candidate: &Candidate, verdict: &Verdict) -> Row {
+pub fn row(candidate: &Candidate, verdict: &Verdict, flags: &str) -> Row {
     let manifest = candidate.manifest.as_ref();
-    let text = |of: fn(&sconce_plugin_api::loader::PluginManifest) -> &String| manifest.map(|m| of(m).clone());
+    let text =
+        |of: fn(&sconce_plugin_api::loader::PluginManifest) -> &String| manifest.map(|m| of(m).clone());
     Row {
         plugin: candidate.path.display().to_string(),
         name: candidate.name(),
@@ -93,8 +94,8 @@ pub fn row(candidate: &Candidate, verdict: &Verdict) -> Row {
         version: text(|m| &m.version),
         abi: text(|m| &m.abi),
         engine: text(|m| &m.engine),
-        verdict: Judgement::new(verdict, &candidate.path),
-        devices: candidate.devices().iter().map(|probed| device_row(candidate, probed)).collect(),
+        verdict: Judgement::new(verdict, &candidate.path, flags),
+        devices: candidate.devices().iter().map(|probed| device_row(candidate, probed, flags)).collect(),
         said: candidate.said.trim().to_owned(),
         probe_ms: match candidate.probe {
             Probe::Fresh(took) => Some(took.as_millis() as u64),
@@ -103,7 +104,7 @@ pub fn row(candidate: &Candidate, verdict: &Verdict) -> Row {
     }
 }
 
-fn device_row(candidate: &Candidate, probed: &ProbedDevice) -> DeviceRow {
+fn device_row(candidate: &Candidate, probed: &ProbedDevice, flags: &str) -> DeviceRow {
     let device = &probed.device;
     DeviceRow {
         index: device.index,
@@ -114,7 +115,7 @@ fn device_row(candidate: &Candidate, probed: &ProbedDevice) -> DeviceRow {
         memory_total_bytes: device.mem_total,
         memory_free_bytes: device.mem_free,
         score: device.score,
-        verdict: Judgement::new(&probed.verdict, &candidate.path),
+        verdict: Judgement::new(&probed.verdict, &candidate.path, flags),
         quirks: device.quirks.clone(),
         unchecked: probed.unchecked.clone(),
     }

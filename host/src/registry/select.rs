@@ -2,6 +2,7 @@
 //! candidate.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cli::{OnFallback, SelectArgs};
@@ -10,6 +11,7 @@ use crate::hardware::Hardware;
 
 use super::decide::{Decision, Facts, Fallback, Pick, decide};
 use super::policy::Policy;
+use super::probe::ProbedDevice;
 use super::report::{Judgement, Overview, row};
 use super::survey::{Probe, Survey, survey};
 use super::verdict::Verdict;
@@ -17,7 +19,7 @@ use super::{Backend, Candidate, Device, judge};
 
 /// A backend and the device of it that will be used.
 pub struct Choice {
-    pub backend: Backend,
+    pub backend: Arc<Backend>,
     pub device: Device,
     pub path: PathBuf,
     /// SHA-256 of the plugin file.
@@ -35,8 +37,10 @@ pub struct Selection {
     options: Vec<(String, String)>,
     /// Place of the pick in use.
     at: usize,
-    /// What was wanted before the first pick that failed here.
-    fallen: Option<Fallback>,
+    /// The plugin that is open in this process, by its place among the candidates.
+    open: Option<(usize, Arc<Backend>)>,
+    /// Picks that were given up, in order. Each was said aloud then.
+    fallen: Vec<Fallback>,
 }
 
 /// Finds, probes and decides; opens nothing in this process.
@@ -59,15 +63,8 @@ pub fn select_afresh(args: &SelectArgs, hardware: Hardware) -> Result<Selection,
 }
 
 fn select_on(args: &SelectArgs, hardware: Hardware) -> Result<Selection, Error> {
-    let survey = survey(args, &args.backend, hardware)?;
-    let searched: Vec<String> = survey.searched.iter().map(|dir| dir.display().to_string()).collect();
-    let decision = decide(&Facts {
-        policy: &args.backend,
-        require_gpu: args.require_gpu,
-        candidates: &survey.candidates,
-        gpus: &survey.hardware.gpus,
-        searched: &searched,
-    });
+    let survey = survey(args, hardware)?;
+    let decision = decide(&facts(&survey, &args.backend, args.require_gpu));
     Ok(Selection {
         survey,
         policy: args.backend.clone(),
@@ -75,8 +72,19 @@ fn select_on(args: &SelectArgs, hardware: Hardware) -> Result<Selection, Error> 
         require_gpu: args.require_gpu,
         options: args.backend_opt.clone(),
         at: 0,
-        fallen: None,
+        open: None,
+        fallen: Vec::new(),
     })
+}
+
+fn facts<'a>(survey: &'a Survey, policy: &'a Policy, require_gpu: bool) -> Facts<'a> {
+    Facts {
+        policy,
+        require_gpu,
+        candidates: &survey.candidates,
+        gpus: &survey.hardware.gpus,
+        searched: &survey.searched,
+    }
 }
 
 /// Opens one file in this process.
@@ -84,8 +92,8 @@ fn select_on(args: &SelectArgs, hardware: Hardware) -> Result<Selection, Error> 
 /// # Errors
 /// [`Error::PluginFile`].
 pub fn open_file(path: &Path, options: &[(String, String)]) -> Result<Backend, Error> {
-    let opened = Backend::open(path, options);
-    opened.map_err(|error| Error::PluginFile { path: path.to_owned(), verdict: judge::file(&error) })
+    let refused = |error| Error::PluginFile { path: path.to_owned(), verdict: judge::file(&error) };
+    Backend::open(path, options).map_err(refused)
 }
 
 /// The first pick that can be opened, for commands that use no other.
@@ -132,15 +140,17 @@ impl Selection {
         self.decision.picks.get(self.at).copied()
     }
 
-    fn open_pick(&self, pick: Pick) -> Result<Choice, Verdict> {
+    /// Opens a pick, or takes another device of the plugin that is open.
+    fn open_pick(&mut self, pick: Pick) -> Result<Choice, Verdict> {
+        let backend = self.backend(pick)?;
+        let now = backend.devices().map_err(|e| judge::plugin(&e))?;
+        let pick = self.rank_again(pick, &now);
         let candidate = &self.survey.candidates[pick.candidate];
         let probed = &candidate.devices()[pick.device].device;
-        let backend = Backend::open(&candidate.path, &self.options).map_err(|e| judge::file(&e))?;
-        let now = backend.devices().map_err(|e| judge::plugin(&e))?;
+        let device = now.into_iter().find(|device| device.index == probed.index && probed.may_be(device));
         let gone = || Verdict::NoDevice { why: format!("{} is gone since it was probed", probed.name) };
-        let device = now.into_iter().find(|device| device.index == probed.index).ok_or_else(gone)?;
         Ok(Choice {
-            device: Device { quirks: probed.quirks.clone(), ..device },
+            device: Device { quirks: probed.quirks.clone(), ..device.ok_or_else(gone)? },
             path: candidate.path.clone(),
             digest: candidate.digest.clone(),
             test: candidate.manifest.as_ref().is_some_and(|manifest| manifest.test),
@@ -148,37 +158,69 @@ impl Selection {
         })
     }
 
+    fn backend(&mut self, pick: Pick) -> Result<Arc<Backend>, Verdict> {
+        if let Some((_, backend)) = self.open.as_ref().filter(|(candidate, _)| *candidate == pick.candidate) {
+            return Ok(backend.clone());
+        }
+        let path = &self.survey.candidates[pick.candidate].path;
+        let backend = Arc::new(Backend::open(path, &self.options).map_err(|e| judge::file(&e))?);
+        self.open = Some((pick.candidate, backend.clone()));
+        Ok(backend)
+    }
+
+    /// What was free when devices were probed may be long ago: of those that are equal otherwise, the one that has
+    /// most free memory now comes first. Returns it.
+    fn rank_again(&mut self, pick: Pick, now: &[Device]) -> Pick {
+        let candidate = &mut self.survey.candidates[pick.candidate];
+        candidate.refresh(now);
+        let equal = |next: &&Pick| next.candidate == pick.candidate && next.score == pick.score;
+        let count = self.decision.picks[self.at..].iter().take_while(equal).count();
+        let run = &mut self.decision.picks[self.at..self.at + count];
+        run.sort_by_key(|pick| std::cmp::Reverse(candidate.devices()[pick.device].device.mem_free));
+        run[0]
+    }
+
     /// What a model error means for the pick in use, if another one may do better.
     pub fn blame(&self, error: &ModelError) -> Option<Verdict> {
+        let verdict = judge::model(error)?;
+        self.after(&verdict).map(|_| verdict)
+    }
+
+    /// The place of the pick to try after one with this verdict. Another device of the same plugin may have the
+    /// memory; whatever else is wrong is wrong with all of them.
+    fn after(&self, verdict: &Verdict) -> Option<usize> {
         let pick = self.pick()?;
-        let more = self.decision.picks[self.at..].iter().any(|next| next.candidate != pick.candidate);
-        judge::model(error).filter(|_| more)
+        let same = |next: &Pick| next.candidate == pick.candidate;
+        let other = |next: &Pick| matches!(verdict, Verdict::OutOfMemory { .. }) || !same(next);
+        let left = self.decision.picks.iter().enumerate().skip(self.at + 1);
+        left.filter(|(_, next)| other(next)).map(|(at, _)| at).next()
     }
 
     /// Gives up the pick in use.
     pub fn reject(&mut self, verdict: Verdict) {
         let pick = self.pick().expect("only what is in use is given up");
+        let next = self.after(&verdict).unwrap_or(self.decision.picks.len());
+        let flags = &self.survey.flags;
         let candidate = &mut self.survey.candidates[pick.candidate];
-        tracing::warn!("{}", refusal(candidate, &verdict));
-        candidate.verdict = verdict.clone();
-        let wanted = candidate.name();
-        self.fallen.get_or_insert(Fallback { wanted, verdict, candidate: Some(pick.candidate) });
-        // Its other devices share its fate: the library is open in this process, and failed.
-        self.at += 1;
-        while self.pick().is_some_and(|next| next.candidate == pick.candidate) {
-            self.at += 1;
-        }
+        let fix = verdict.fix(&candidate.path, flags);
+        tracing::warn!("{}; fix: {fix}", refusal(candidate, &verdict));
+        let wanted = candidate.give_up(pick.device, verdict.clone());
+        self.fallen.push(Fallback { wanted, verdict, candidate: Some(pick.candidate) });
+        self.at = next;
+        // The plugin that failed may stop its threads, unless it goes on with another device.
+        self.open =
+            self.open.take().filter(|(open, _)| self.pick().is_some_and(|pick| pick.candidate == *open));
     }
 
     /// Set when something less than what was wanted is in use.
     pub fn fallback(&self) -> Option<&Fallback> {
-        self.decision.fallback.as_ref().or(self.fallen.as_ref())
+        self.decision.fallback.as_ref().or(self.fallen.first())
     }
 
     /// Why something less than what was wanted is in use, in words.
     pub fn judgement(&self, fallback: &Fallback) -> Judgement {
         let path = fallback.candidate.map(|at| self.survey.candidates[at].path.clone()).unwrap_or_default();
-        Judgement::new(&fallback.verdict, &path)
+        Judgement::new(&fallback.verdict, &path, &self.survey.flags)
     }
 
     /// A line per candidate that is not used.
@@ -216,13 +258,29 @@ impl Selection {
             match self.verdict(at) {
                 Verdict::Ok => {}
                 // Said when it was given up.
-                _ if self.fallen.as_ref().is_some_and(|fallen| fallen.candidate == Some(at)) => {}
+                _ if self.fallen.iter().any(|fallen| fallen.candidate == Some(at)) => {}
                 verdict if verdict.is_fault() => {
-                    let fix = verdict.fix(&candidate.path);
+                    let fix = verdict.fix(&candidate.path, &self.survey.flags);
                     tracing::warn!("{}; fix: {fix}", refusal(candidate, &verdict));
                 }
                 verdict => tracing::info!("{}", refusal(candidate, &verdict)),
             }
+            self.announce_devices(candidate);
+        }
+    }
+
+    /// A line per device that is out of use of a plugin that works on others.
+    fn announce_devices(&self, candidate: &Candidate) {
+        let broken = candidate.devices().iter().filter(|probed| probed.verdict.is_fault());
+        for probed in broken.filter(|_| candidate.verdict.is_ok()) {
+            let (name, device, verdict) = (candidate.name(), &probed.device, &probed.verdict);
+            let fix = verdict.fix(&candidate.path, &self.survey.flags);
+            tracing::warn!(
+                "{name}: device {}, {}: {}; fix: {fix}",
+                device.index,
+                verdict.code(),
+                verdict.cause()
+            );
         }
     }
 
@@ -242,6 +300,10 @@ impl Selection {
             Some((own, used)) => {
                 let taken = self.survey.candidates[used.candidate].name();
                 match self.policy {
+                    Policy::Auto if own.score == used.score => format!(
+                        "it scores {} as {taken} does, which has more free memory or was found first",
+                        own.score
+                    ),
                     Policy::Auto => format!("its score is {}, that of {taken} {}", own.score, used.score),
                     Policy::Wishes(_) => format!("{taken} comes first in --backend {}", self.policy),
                 }
@@ -265,41 +327,31 @@ impl Selection {
             requested: self.policy.to_string(),
             degraded: fallback.is_some(),
             reason: fallback.map(|fallback| self.judgement(fallback)),
-            plugins: (0..candidates.len()).map(|at| row(&candidates[at], &self.verdict(at))).collect(),
-            searched: self.survey.searched.iter().map(|dir| dir.display().to_string()).collect(),
+            plugins: (0..candidates.len())
+                .map(|at| row(&candidates[at], &self.verdict(at), &self.survey.flags))
+                .collect(),
+            searched: self.survey.searched.clone(),
         }
     }
 
     /// Why nothing can be used.
     fn nothing(&self, unmet: Vec<Fallback>) -> Error {
-        let candidates = self.survey.candidates.iter().enumerate();
-        match (&self.policy, unmet.as_slice()) {
-            (_, []) => Error::NoBackend {
-                considered: candidates.map(|(at, c)| refusal(c, &self.verdict(at))).collect(),
-                searched: self.survey.searched.clone(),
-                require_gpu: self.require_gpu,
-            },
-            (Policy::Auto, [first, ..]) => self.unusable(first.wanted.clone(), &unmet),
-            (Policy::Wishes(_), _) => self.unusable(self.policy.to_string(), &unmet),
+        if let Policy::Wishes(_) = self.policy {
+            return self.unusable(&unmet);
         }
+        let candidates = self.survey.candidates.iter().enumerate();
+        let mut considered: Vec<String> = candidates.map(|(at, c)| refusal(c, &self.verdict(at))).collect();
+        let missing = self.fallback().filter(|fallback| fallback.candidate.is_none());
+        considered
+            .extend(missing.map(|fallback| format!("{}: {}", fallback.wanted, fallback.verdict.cause())));
+        let require_gpu = self.require_gpu;
+        Error::NoBackend { considered, searched: self.survey.searched.clone(), require_gpu }
     }
 
-    /// What was asked for by name or by --require-gpu, and why it cannot be had; empty where it was not.
+    /// What was asked for by name, and why it cannot be had; empty where nothing was.
     fn unmet(&self) -> Vec<Fallback> {
-        let wishes = match &self.policy {
-            Policy::Auto if self.require_gpu => return self.fallback().cloned().into_iter().collect(),
-            Policy::Auto => return Vec::new(),
-            Policy::Wishes(wishes) => wishes,
-        };
-        let searched: Vec<String> =
-            self.survey.searched.iter().map(|dir| dir.display().to_string()).collect();
-        let facts = Facts {
-            policy: &self.policy,
-            require_gpu: self.require_gpu,
-            candidates: &self.survey.candidates,
-            gpus: &self.survey.hardware.gpus,
-            searched: &searched,
-        };
+        let Policy::Wishes(wishes) = &self.policy else { return Vec::new() };
+        let facts = facts(&self.survey, &self.policy, self.require_gpu);
         wishes.iter().map(|wish| facts.unmet(wish)).collect()
     }
 
@@ -312,19 +364,39 @@ impl Selection {
         }
     }
 
-    fn unusable(&self, asked: String, unmet: &[Fallback]) -> Error {
+    fn unusable(&self, unmet: &[Fallback]) -> Error {
         let (causes, fixes): (Vec<_>, Vec<_>) = unmet.iter().map(|fallback| self.told(fallback)).unzip();
         let mut fixes: Vec<String> = fixes.into_iter().filter(|fix| !fix.is_empty()).collect();
-        let usable = |c: &&Candidate| matches!(c.verdict, Verdict::Ok | Verdict::NotChosen { .. });
-        let mut others: Vec<String> = self.survey.candidates.iter().filter(usable).map(Candidate::name).collect();
-        others.retain(|name| !asked.split(',').any(|wish| wish.split(':').next() == Some(name)));
-        others.sort_unstable();
-        others.dedup();
-        fixes.push(match others.as_slice() {
+        fixes.push(match self.others().as_slice() {
+            _ if self.require_gpu => "start without --require-gpu".into(),
             [] => "name the place of another plugin with --plugin-dir".into(),
             others => format!("start with `--backend auto`, or one of the installed: {}", others.join(", ")),
         });
-        Error::Backend { asked, cause: causes.join("\n"), fix: fixes.join("\n") }
+        Error::Backend { asked: self.policy.to_string(), cause: causes.join("\n"), fix: fixes.join("\n") }
+    }
+
+    /// Plugins that might be named instead of those that were.
+    fn others(&self) -> Vec<String> {
+        let asked = self.policy.to_string();
+        let might = |c: &&Candidate| {
+            let test = c.manifest.as_ref().is_none_or(|manifest| manifest.test);
+            !test && matches!(c.verdict, Verdict::Ok | Verdict::NotChosen { .. })
+        };
+        let mut others: Vec<String> =
+            self.survey.candidates.iter().filter(might).map(Candidate::name).collect();
+        others.retain(|name| !asked.split(',').any(|wish| wish.split(':').next() == Some(name)));
+        others.sort_unstable();
+        others.dedup();
+        others
+    }
+
+    /// The flags with which a candidate that works would be used.
+    pub fn to_use(&self, at: usize) -> String {
+        let candidate = &self.survey.candidates[at];
+        let fit = |probed: &ProbedDevice| !self.require_gpu || probed.device.is_accelerator();
+        let works = candidate.opened.is_none() || candidate.devices().iter().any(fit);
+        let instead = if works { "" } else { " without --require-gpu" };
+        format!("--backend {}{instead}", candidate.name())
     }
 }
 

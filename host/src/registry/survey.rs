@@ -10,12 +10,13 @@ use crate::cli::SelectArgs;
 use crate::error::Error;
 use crate::hardware::Hardware;
 
-use super::load::full_name;
+use super::Device;
 use super::discover::{Found, discover, search_dirs};
+use super::load::full_name;
 use super::policy::Policy;
-use super::probe::{Cache, Conditions, Opened, ProbedDevice, Prober};
+use super::probe::{Cache, Conditions, Opened, ProbedDevice, Prober, all_work};
 use super::screen::screen;
-use super::verdict::Verdict;
+use super::verdict::{Verdict, quoted};
 
 /// A plugin file and what became of it.
 #[derive(Debug, Clone)]
@@ -47,25 +48,34 @@ pub enum Probe {
 pub struct Survey {
     pub candidates: Vec<Candidate>,
     pub hardware: Hardware,
-    pub searched: Vec<PathBuf>,
+    /// Directories, for messages.
+    pub searched: Vec<String>,
+    /// What has to be said to another command of ours so that it finds the same plugins.
+    pub flags: String,
     pub(super) cache: Cache,
     pub(super) conditions: Conditions,
 }
 
 /// Discovers, screens and probes.
-pub fn survey(args: &SelectArgs, policy: &Policy, hardware: Hardware) -> Result<Survey, Error> {
+pub fn survey(args: &SelectArgs, hardware: Hardware) -> Result<Survey, Error> {
     let found = discover(&args.plugin_dir);
     let mut survey = Survey {
         candidates: found.into_iter().map(|found| candidate(found, &hardware)).collect(),
-        conditions: Conditions::new(hardware.fingerprint(), &args.backend_opt),
+        conditions: Conditions::new(hardware.fingerprint(), hardware.has_no_gpu(), &args.backend_opt),
         hardware,
-        searched: search_dirs(&args.plugin_dir),
+        searched: search_dirs(&args.plugin_dir).iter().map(|dir| dir.display().to_string()).collect(),
+        flags: args.plugin_dir.iter().map(|dir| format!(" --plugin-dir {}", quoted(dir))).collect(),
         cache: Cache::open(),
     };
-    survey.set_aside(policy);
+    survey.set_aside(&args.backend);
     survey.digest();
-    let open = survey.recall(policy, args.no_probe_cache);
+    let open = survey.recall(args);
     survey.probe(&open, args)?;
+    if survey.open().is_empty() {
+        // The last resort: what failed an hour ago may work now.
+        let quarantined = survey.quarantined();
+        survey.probe(&quarantined, args)?;
+    }
     survey.drop_doubles();
     survey.cache.save();
     Ok(survey)
@@ -116,6 +126,36 @@ impl Candidate {
         self.opened.as_ref().map_or(&[], |opened| &opened.devices)
     }
 
+    /// Takes over how much memory its devices have free now.
+    pub fn refresh(&mut self, now: &[Device]) {
+        let devices = self.opened.iter_mut().flat_map(|opened| &mut opened.devices);
+        for probed in devices {
+            if let Some(device) = now.iter().find(|device| device.index == probed.device.index) {
+                (probed.device.mem_free, probed.device.mem_total) = (device.mem_free, device.mem_total);
+            }
+        }
+    }
+
+    /// Notes that a device failed after all. The plugin is given up with it, unless others of its devices are left
+    /// that may do better. Returns what was given up, in words.
+    pub fn give_up(&mut self, at: usize, verdict: Verdict) -> String {
+        let name = self.name();
+        let others = self.devices().len() > 1 && matches!(verdict, Verdict::OutOfMemory { .. });
+        let devices = self.opened.as_mut().map(|opened| &mut opened.devices);
+        let device = devices.and_then(|devices| devices.get_mut(at));
+        let index = device.map(|probed| {
+            probed.verdict = verdict.clone();
+            probed.device.index
+        });
+        match index {
+            Some(index) if others => format!("{}:{index}", self.id().unwrap_or_default()),
+            _ => {
+                self.verdict = verdict;
+                name
+            }
+        }
+    }
+
     fn opened(&mut self, outcome: Result<Opened, Verdict>) {
         match outcome {
             Err(verdict) => self.verdict = verdict,
@@ -133,6 +173,21 @@ impl Candidate {
 pub fn ids(candidates: &[Candidate]) -> Vec<&str> {
     let trusted = candidates.iter().filter(|c| !matches!(c.verdict, Verdict::NotPermitted { .. }));
     trusted.filter_map(Candidate::id).collect()
+}
+
+/// Whether what an earlier start found spares this one a probe.
+fn is_believed(known: &Result<Opened, Verdict>, args: &SelectArgs) -> bool {
+    match known {
+        _ if args.no_probe_cache => false,
+        Ok(opened) => args.backend == Policy::Auto || all_work(opened),
+        Err(_) if args.backend != Policy::Auto => false,
+        Err(Verdict::Quarantined { then, .. }) => match **then {
+            // It has more time now.
+            Verdict::TimedOut { seconds, .. } => seconds >= args.probe_timeout,
+            _ => true,
+        },
+        Err(_) => true,
+    }
 }
 
 impl Survey {
@@ -190,14 +245,13 @@ impl Survey {
 
     /// Takes what earlier starts found, and returns those that are left to probe. A backend that is asked for by
     /// name gets another chance.
-    fn recall(&mut self, policy: &Policy, fresh: bool) -> Vec<usize> {
+    fn recall(&mut self, args: &SelectArgs) -> Vec<usize> {
         let mut left = self.open();
         left.retain(|&at| {
             let candidate = &mut self.candidates[at];
-            let known = self.cache.recall(&candidate.digest, &self.conditions).filter(|_| !fresh);
-            match known {
+            let known = self.cache.recall(&candidate.digest, &self.conditions);
+            match known.filter(|known| is_believed(known, args)) {
                 None => true,
-                Some(Err(_)) if *policy != Policy::Auto => true,
                 Some(outcome) => {
                     candidate.probe = Probe::Remembered;
                     candidate.opened(outcome);
@@ -206,6 +260,11 @@ impl Survey {
             }
         });
         left
+    }
+
+    fn quarantined(&self) -> Vec<usize> {
+        let quarantined = |at: &usize| matches!(self.candidates[*at].verdict, Verdict::Quarantined { .. });
+        (0..self.candidates.len()).filter(quarantined).collect()
     }
 
     fn probe(&mut self, open: &[usize], args: &SelectArgs) -> Result<(), Error> {

@@ -13,48 +13,115 @@ pub enum Verdict {
     /// It was opened in a child process and computed the right numbers.
     Ok,
     /// No library, or one without a manifest of ours.
-    NotAPlugin { why: String },
+    NotAPlugin {
+        why: String,
+    },
     /// Shorter than its own headers say.
-    Truncated { why: String },
-    WrongArch { found: String, expected: String },
-    WrongOs { found: String, expected: String },
-    AbiMajor { theirs: String, ours: String },
-    AbiTooOld { theirs: String, oldest: String },
+    Truncated {
+        why: String,
+    },
+    WrongArch {
+        found: String,
+        expected: String,
+    },
+    WrongOs {
+        found: String,
+        expected: String,
+    },
+    AbiMajor {
+        theirs: String,
+        ours: String,
+    },
+    AbiTooOld {
+        theirs: String,
+        oldest: String,
+    },
     /// Same major, other types.
-    AbiLayout { why: String },
-    MissingLibrary { name: String, looked_in: Vec<String>, fix: String },
+    AbiLayout {
+        why: String,
+    },
+    MissingLibrary {
+        name: String,
+        looked_in: Vec<String>,
+        fix: String,
+    },
     /// Others than its owner could change it, or it belongs to somebody else.
-    NotPermitted { why: String, fix: String },
-    Duplicate { of: String },
+    NotPermitted {
+        why: String,
+        fix: String,
+    },
+    Duplicate {
+        of: String,
+    },
     /// It failed badly at an earlier start, and nothing has changed since.
-    Quarantined { then: Box<Verdict>, seconds_ago: u64 },
+    Quarantined {
+        then: Box<Verdict>,
+        seconds_ago: u64,
+    },
     /// A signal ended the probe.
-    Crashed { signal: String, stage: Stage, said: String },
+    Crashed {
+        signal: String,
+        stage: Stage,
+        said: String,
+    },
     /// The probe ended by itself, without an answer.
-    Exited { status: i32, stage: Stage, said: String },
-    TimedOut { seconds: u64, stage: Stage, said: String },
+    Exited {
+        status: i32,
+        stage: Stage,
+        said: String,
+    },
+    TimedOut {
+        seconds: u64,
+        stage: Stage,
+        said: String,
+    },
     /// This processor, or this system, lacks instructions that the file was compiled for.
-    CpuFeature { missing: String },
-    DriverMissing { why: String, fix: String },
-    DriverTooOld { why: String, fix: String },
+    CpuFeature {
+        missing: String,
+    },
+    DriverMissing {
+        why: String,
+        fix: String,
+    },
+    DriverTooOld {
+        why: String,
+        fix: String,
+    },
     /// The plugin works and has nothing to run on.
-    NoDevice { why: String },
+    NoDevice {
+        why: String,
+    },
     /// The device is there, and the plugin holds no code for it.
-    NoCodeForDevice { why: String },
-    OutOfMemory { why: String },
+    NoCodeForDevice {
+        why: String,
+    },
+    OutOfMemory {
+        why: String,
+    },
     /// The device computed wrong numbers.
-    WrongResult { why: String },
-    LoadFailed { why: String },
+    WrongResult {
+        why: String,
+    },
+    LoadFailed {
+        why: String,
+        fix: String,
+    },
     /// It works, or might; something else was taken.
-    NotChosen { why: String },
+    NotChosen {
+        why: String,
+    },
     /// Hardware or a flag asks for a backend of which there is no plugin file.
-    NotInstalled { backend: String, searched: Vec<String> },
+    NotInstalled {
+        backend: String,
+        searched: Vec<String>,
+    },
 }
 
 /// How far a probe came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
+    #[default]
     Start,
     Driver,
     Open,
@@ -114,6 +181,9 @@ impl Verdict {
 
     /// Whether something is broken, as opposed to not meant for this machine or not needed.
     pub fn is_fault(&self) -> bool {
+        if let Verdict::Quarantined { then, .. } = self {
+            return then.is_fault();
+        }
         !matches!(
             self,
             Verdict::Ok
@@ -128,16 +198,15 @@ impl Verdict {
         )
     }
 
-    /// Whether a probe of the same file under the same conditions is better not repeated at every start.
+    /// Whether a probe of the same file under the same conditions is better not repeated at every start. What ended
+    /// before the plugin ran, or was ended from outside, says nothing about the plugin.
     pub fn is_worth_remembering(&self) -> bool {
-        matches!(
-            self,
-            Verdict::Crashed { .. }
-                | Verdict::Exited { .. }
-                | Verdict::TimedOut { .. }
-                | Verdict::CpuFeature { .. }
-                | Verdict::WrongResult { .. }
-        )
+        match self {
+            Verdict::Crashed { signal, stage, .. } => *stage != Stage::Start && signal != "SIGKILL",
+            Verdict::Exited { .. } | Verdict::TimedOut { .. } | Verdict::CpuFeature { .. } => true,
+            Verdict::WrongResult { .. } => true,
+            _ => false,
+        }
     }
 
     /// Why, in words that follow `NAME: `.
@@ -154,7 +223,7 @@ impl Verdict {
             | Verdict::NoCodeForDevice { why }
             | Verdict::OutOfMemory { why }
             | Verdict::WrongResult { why }
-            | Verdict::LoadFailed { why }
+            | Verdict::LoadFailed { why, .. }
             | Verdict::NotChosen { why } => why.clone(),
             Verdict::WrongArch { found, expected } | Verdict::WrongOs { found, expected } => {
                 format!("it was built for {found}, this is {expected}")
@@ -191,8 +260,9 @@ impl Verdict {
         }
     }
 
-    /// What to do about it, as a command where there is one; empty where nothing is to be done.
-    pub fn fix(&self, file: &Path) -> String {
+    /// What to do about it, as a command where there is one; empty where nothing is to be done. `flags`: what makes
+    /// a command of ours find the same plugins.
+    pub fn fix(&self, file: &Path, flags: &str) -> String {
         let file = quoted(file);
         match self {
             Verdict::Ok | Verdict::NotChosen { .. } => String::new(),
@@ -201,32 +271,34 @@ impl Verdict {
                 format!("copy the whole file again, and look at it: sconce plugin inspect {file}")
             }
             Verdict::WrongArch { expected, .. } | Verdict::WrongOs { expected, .. } => {
-                format!("install the plugin that is built for {expected} in its place: rm {file}")
+                format!("remove it, and install the plugin that is built for {expected}: rm {file}")
             }
             Verdict::AbiMajor { .. } | Verdict::AbiTooOld { .. } | Verdict::AbiLayout { .. } => format!(
-                "install the plugin that belongs to sconce {} in its place: rm {file}",
+                "remove it, and install the plugin that belongs to sconce {}: rm {file}",
                 env!("CARGO_PKG_VERSION")
             ),
             Verdict::MissingLibrary { fix, name, .. } if fix.is_empty() => {
-                format!("install {name}, or name its directory: LD_LIBRARY_PATH=DIR sconce doctor")
+                format!("install {name}, or name its directory: LD_LIBRARY_PATH=DIR sconce doctor{flags}")
             }
             Verdict::MissingLibrary { fix, .. }
             | Verdict::NotPermitted { fix, .. }
             | Verdict::DriverMissing { fix, .. }
             | Verdict::DriverTooOld { fix, .. } => fix.clone(),
             Verdict::Duplicate { .. } => format!("remove one of them: rm {file}"),
-            Verdict::Quarantined { .. } => "look again: sconce doctor".into(),
+            Verdict::Quarantined { .. } => format!("look again: sconce doctor{flags}"),
             Verdict::Crashed { .. } | Verdict::Exited { .. } => {
                 format!("install another version of it, or remove it: rm {file}")
             }
             Verdict::TimedOut { seconds, .. } => {
-                format!("give it more time: SCONCE_PROBE_TIMEOUT={} sconce doctor", seconds * 3)
+                format!("give it more time: SCONCE_PROBE_TIMEOUT={} sconce doctor{flags}", seconds * 3)
             }
             Verdict::CpuFeature { .. } => {
                 "nothing, if another variant is used; else build one for this machine: scripts/build-plugins cpu"
                     .into()
             }
-            Verdict::NoDevice { .. } => "see what the machine has: sconce doctor".into(),
+            Verdict::NoDevice { .. } => {
+                format!("nothing, if this machine has none; else see the findings of: sconce doctor{flags}")
+            }
             Verdict::NoCodeForDevice { .. } => {
                 "install a build of the plugin that holds code for this device".into()
             }
@@ -234,14 +306,16 @@ impl Verdict {
                 "end what else uses the device's memory, or take a smaller model or a shorter --ctx".into()
             }
             Verdict::WrongResult { .. } => {
-                "do not use this device with this driver: update the driver or the plugin, then sconce doctor"
-                    .into()
+                format!(
+                    "do not use this device with this driver: update the driver or the plugin, then: sconce doctor{flags}"
+                )
             }
+            Verdict::LoadFailed { fix, .. } if !fix.is_empty() => fix.clone(),
             Verdict::LoadFailed { .. } => {
                 format!("see what it says: sconce plugin test {file} --log debug")
             }
-            Verdict::NotInstalled { backend, .. } => format!(
-                "install it beside sconce, or name its directory: sconce doctor --backend {backend} --plugin-dir DIR"
+            Verdict::NotInstalled { .. } => format!(
+                "install it beside sconce, or name its directory: sconce doctor{flags} --plugin-dir DIR"
             ),
         }
     }
@@ -267,7 +341,11 @@ fn duration(seconds: u64) -> String {
 pub fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_alphanumeric() || "/._-+@,:%=".contains(c);
-    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    if !text.is_empty() && text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]
@@ -300,7 +378,7 @@ mod tests {
             Verdict::NoCodeForDevice { why: text() },
             Verdict::OutOfMemory { why: text() },
             Verdict::WrongResult { why: text() },
-            Verdict::LoadFailed { why: text() },
+            Verdict::LoadFailed { why: text(), fix: text() },
             Verdict::NotChosen { why: text() },
             Verdict::NotInstalled { backend: text(), searched: vec![] },
         ]
@@ -323,7 +401,7 @@ mod tests {
             said: "first\nlast words\n\n".into(),
         };
         assert_eq!(crash.cause(), "it crashed with SIGSEGV while it was created; it said last: last words");
-        assert!(crash.fix(Path::new("/a b/it's.so")).ends_with(r"rm '/a b/it'\''s.so'"));
+        assert!(crash.fix(Path::new("/a b/it's.so"), "").ends_with(r"rm '/a b/it'\''s.so'"));
         assert_eq!(quoted(Path::new("/opt/libsconce_cpu.so")), "/opt/libsconce_cpu.so");
     }
 }

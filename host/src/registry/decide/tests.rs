@@ -285,6 +285,30 @@ fn a_better_plugin_that_is_broken_is_a_fallback() {
     asked("auto", both).gives("cpu@x86-64-v3:0=103", Some(("cuda", "CRASHED")));
 }
 
+/// A GPU that computes wrongly is not forgotten because its plugin has another device.
+#[test]
+fn a_better_device_that_is_broken_is_a_fallback() {
+    let broken = || wrong_result(plugin("cuda", "gpu", &[1000, 800]), 0);
+    asked("auto", vec![broken(), cpu()])
+        .with_gpu()
+        .gives("cuda:1=800 cpu@x86-64-v3:0=103", Some(("cuda:0", "WRONG_RESULT")));
+    let no_code = |d: &mut ProbedDevice| {
+        d.device.score = 0;
+        d.verdict = Verdict::NoCodeForDevice { why: "too new".into() };
+    };
+    let old = with_device(plugin("cuda", "gpu", &[1000, 50]), 0, no_code);
+    asked("auto", vec![old, cpu()])
+        .gives("cpu@x86-64-v3:0=103 cuda:1=50", Some(("cuda:0", "NO_CODE_FOR_DEVICE")));
+}
+
+#[test]
+fn another_accelerator_does_not_hide_a_gpu_without_its_plugin() {
+    let all = vec![plugin("org.acme.npu", "accelerator", &[2000]), cpu()];
+    asked("auto", all)
+        .with_gpu()
+        .gives("org.acme.npu:0=999 cpu@x86-64-v3:0=103", Some(("cuda", "NOT_INSTALLED")));
+}
+
 /// Whoever may write to a file must not make a name mean something else.
 #[test]
 fn a_file_that_is_not_permitted_takes_no_name_away() {

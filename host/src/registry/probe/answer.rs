@@ -1,4 +1,4 @@
-//! What a probe child writes for its parent: one JSON object a line, the last of which is the answer.
+//! What a probe child writes for its parent: one JSON object a line, as soon as it knows.
 //!
 //! A file and not a pipe, since plugins may print to any descriptor they inherit; with a number that only this
 //! parent and this child know.
@@ -41,8 +41,15 @@ struct Line {
 #[serde(rename_all = "snake_case")]
 enum Said {
     Stage(Stage),
-    Opened(Opened),
     Refused(Verdict),
+    /// It could be opened, and this is what it has.
+    Opened {
+        abi: String,
+        engine: String,
+        devices: Vec<Device>,
+    },
+    /// The next of the devices was checked.
+    Device(ProbedDevice),
 }
 
 /// The child's end.
@@ -52,12 +59,17 @@ pub struct Writer {
 }
 
 /// What the parent found in the file.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Read {
     /// How far the child came.
     pub stage: Stage,
-    /// Its answer, if it came to one.
-    pub answer: Option<Result<Opened, Verdict>>,
+    refused: Option<Verdict>,
+    abi: String,
+    engine: String,
+    /// What the plugin has; none as long as it was not opened.
+    devices: Option<Vec<Device>>,
+    /// Those of them that were checked, in their order.
+    checked: Vec<ProbedDevice>,
 }
 
 impl Writer {
@@ -69,8 +81,17 @@ impl Writer {
         self.line(Said::Stage(stage))
     }
 
-    pub fn answer(&mut self, answer: Result<Opened, Verdict>) -> std::io::Result<()> {
-        self.line(answer.map_or_else(Said::Refused, Said::Opened))
+    pub fn refused(&mut self, verdict: Verdict) -> std::io::Result<()> {
+        self.line(Said::Refused(verdict))
+    }
+
+    pub fn opened(&mut self, abi: &str, engine: &str, devices: &[Device]) -> std::io::Result<()> {
+        let devices = devices.to_vec();
+        self.line(Said::Opened { abi: abi.to_owned(), engine: engine.to_owned(), devices })
+    }
+
+    pub fn device(&mut self, device: ProbedDevice) -> std::io::Result<()> {
+        self.line(Said::Device(device))
     }
 
     fn line(&mut self, said: Said) -> std::io::Result<()> {
@@ -85,32 +106,105 @@ impl Writer {
 pub fn read(path: &Path, nonce: u64) -> Read {
     // A child that died at once has written no file.
     let text = std::fs::read(path).unwrap_or_default();
-    let lines = text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Line>(line).ok());
-    let mut read = Read { stage: Stage::Start, answer: None };
+    let lines =
+        text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Line>(line).ok());
+    let mut read = Read::default();
     for line in lines.filter(|line| line.nonce == nonce) {
         match line.said {
             Said::Stage(stage) => read.stage = stage,
-            Said::Opened(opened) => read.answer = Some(Ok(opened)),
-            Said::Refused(verdict) => read.answer = Some(Err(verdict)),
+            Said::Refused(verdict) => read.refused = Some(verdict),
+            Said::Opened { abi, engine, devices } => {
+                (read.abi, read.engine, read.devices) = (abi, engine, Some(devices));
+            }
+            Said::Device(device) => read.checked.push(device),
         }
     }
     read
+}
+
+impl Read {
+    /// Devices that were checked so far.
+    pub fn checked(&self) -> usize {
+        self.checked.len()
+    }
+
+    /// The answer, if it is complete. Otherwise `death` says how the child ended, and that becomes the verdict:
+    /// of the devices that were not checked, where another one works; else of the plugin.
+    pub fn outcome(self, death: impl FnOnce(Stage) -> Verdict) -> Result<Opened, Verdict> {
+        if let Some(verdict) = self.refused {
+            return Err(verdict);
+        }
+        let left =
+            self.devices.as_ref().map_or(1, |devices| devices.len().saturating_sub(self.checked.len()));
+        let mut devices = self.checked;
+        if left > 0 {
+            let verdict = death(self.stage);
+            if !devices.iter().any(|device| device.verdict.is_ok()) {
+                return Err(verdict);
+            }
+            let all = self.devices.unwrap_or_default().into_iter().skip(devices.len());
+            devices.extend(all.map(|device| ProbedDevice {
+                device,
+                verdict: verdict.clone(),
+                unchecked: Vec::new(),
+            }));
+        }
+        Ok(Opened { abi: self.abi, engine: self.engine, devices })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_written_is_read_and_nothing_else() {
+    fn device(index: u32) -> Device {
+        let fields = serde_json::json!({"index": index, "kind": 1, "name": "a", "description": "", "arch": "",
+            "uuid": "", "mem_total": 0, "mem_free": 0, "score": 1000, "why": null, "quirks": []});
+        serde_json::from_value(fields).expect("a sound device")
+    }
+
+    fn checked(index: u32, verdict: Verdict) -> ProbedDevice {
+        ProbedDevice { device: device(index), verdict, unchecked: Vec::new() }
+    }
+
+    fn died(stage: Stage) -> Verdict {
+        Verdict::Crashed { signal: "SIGSEGV".into(), stage, said: String::new() }
+    }
+
+    /// What a child wrote before it died.
+    fn after(write: impl FnOnce(&mut Writer)) -> Result<Opened, Verdict> {
         let file = tempfile::NamedTempFile::new().expect("a file for the test");
         let mut writer = Writer::create(file.path(), 7).expect("our own file");
-        writer.stage(Stage::Open).expect("our own file");
-        assert_eq!(read(file.path(), 7), Read { stage: Stage::Open, answer: None });
+        write(&mut writer);
+        writer.file.write_all(b"{\"nonce\":8,\"refused\":{}}\nnoise\n{\"nonce\":").expect("our own file");
+        read(file.path(), 7).outcome(died)
+    }
+
+    #[test]
+    fn a_child_that_dies_is_blamed_for_the_stage_it_reached() {
+        assert_eq!(after(|_| {}), Err(died(Stage::Start)));
+        assert_eq!(after(|w| w.stage(Stage::Create).expect("our own file")), Err(died(Stage::Create)));
         let refused = Verdict::NoDevice { why: "none".into() };
-        writer.answer(Err(refused.clone())).expect("our own file");
-        writer.file.write_all(b"{\"nonce\":8,\"opened\":{}}\nnoise\n{\"nonce\":").expect("our own file");
-        assert_eq!(read(file.path(), 7), Read { stage: Stage::Open, answer: Some(Err(refused)) });
-        assert_eq!(read(file.path(), 8), Read { stage: Stage::Start, answer: None });
+        assert_eq!(after(|w| w.refused(refused.clone()).expect("our own file")), Err(refused));
+    }
+
+    #[test]
+    fn a_crash_on_one_device_takes_nothing_from_those_that_work() {
+        let opened = |w: &mut Writer| {
+            w.stage(Stage::Answers).expect("our own file");
+            w.opened("1.1", "none", &[device(0), device(1)]).expect("our own file");
+        };
+        assert_eq!(after(opened), Err(died(Stage::Answers)));
+        let first = |w: &mut Writer| {
+            opened(w);
+            w.device(checked(0, Verdict::Ok)).expect("our own file");
+        };
+        let devices = after(first).expect("one works").devices;
+        assert_eq!(devices, [checked(0, Verdict::Ok), checked(1, died(Stage::Answers))]);
+        let both = |w: &mut Writer| {
+            first(w);
+            w.device(checked(1, Verdict::NoDevice { why: "gone".into() })).expect("our own file");
+        };
+        assert_eq!(after(both).expect("complete").devices[1].verdict.code(), "NO_DEVICE");
     }
 }

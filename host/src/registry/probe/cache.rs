@@ -14,7 +14,7 @@ use super::answer::Opened;
 use super::parent::plugin_variables;
 
 /// Raised when what is remembered means something else.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Plugins on one machine are few; more entries than this are leftovers.
 const MOST: usize = 256;
 /// A failure is believed for so long, in seconds: it may have had a passing cause.
@@ -28,7 +28,11 @@ pub struct Cache {
 }
 
 /// All that decides a probe beside the file: hardware, drivers, options, environment.
-pub struct Conditions(String);
+pub struct Conditions {
+    text: String,
+    /// The machine has no GPU and no device of a GPU's driver.
+    no_gpu: bool,
+}
 
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Content {
@@ -56,15 +60,19 @@ struct Entry {
 #[serde(rename_all = "snake_case")]
 enum Outcome {
     Opened(Opened),
+    /// It crashed, hung or computed wrongly.
     Failed(Verdict),
+    /// It has nothing to run on.
+    Idle(Verdict),
 }
 
 impl Conditions {
-    pub fn new(hardware: &str, options: &[(String, String)]) -> Self {
+    /// `hardware`: the fingerprint.
+    pub fn new(hardware: &str, no_gpu: bool, options: &[(String, String)]) -> Self {
         let mut variables = plugin_variables();
         variables.sort();
         let host = (env!("CARGO_PKG_VERSION"), sconce_plugin_api::abi::ABI_VERSION);
-        Conditions(format!("{host:?}\n{hardware}\n{options:?}\n{variables:?}"))
+        Conditions { text: format!("{host:?}\n{hardware}\n{options:?}\n{variables:?}"), no_gpu }
     }
 }
 
@@ -75,7 +83,8 @@ impl Cache {
     }
 
     fn at(file: Option<PathBuf>) -> Self {
-        let content = file.as_deref().and_then(|file| serde_json::from_slice(&std::fs::read(file).ok()?).ok());
+        let content =
+            file.as_deref().and_then(|file| serde_json::from_slice(&std::fs::read(file).ok()?).ok());
         let content = content.filter(|content: &Content| content.version == VERSION);
         let empty = Content { version: VERSION, ..Content::default() };
         Cache { file, content: content.unwrap_or(empty), changed: false }
@@ -100,23 +109,28 @@ impl Cache {
     /// What the same file did under the same conditions.
     pub fn recall(&self, digest: &str, conditions: &Conditions) -> Option<Result<Opened, Verdict>> {
         let entry = self.content.probes.get(&key(digest, conditions))?;
+        let seconds_ago = now_seconds().saturating_sub(entry.at);
         match &entry.outcome {
+            Outcome::Opened(opened) if all_work(opened) => Some(Ok(opened.clone())),
+            _ if seconds_ago >= QUARANTINE => None,
             Outcome::Opened(opened) => Some(Ok(opened.clone())),
+            Outcome::Idle(verdict) => Some(Err(verdict.clone())),
             Outcome::Failed(verdict) => {
-                let seconds_ago = now_seconds().saturating_sub(entry.at);
-                let then = Box::new(verdict.clone());
-                (seconds_ago < QUARANTINE).then_some(Err(Verdict::Quarantined { then, seconds_ago }))
+                Some(Err(Verdict::Quarantined { then: Box::new(verdict.clone()), seconds_ago }))
             }
         }
     }
 
     pub fn remember(&mut self, digest: &str, conditions: &Conditions, outcome: &Result<Opened, Verdict>) {
         let outcome = match outcome {
-            Ok(opened) => match opened.devices.iter().find(|device| device.verdict.is_ok()) {
-                Some(_) => Some(Outcome::Opened(opened.clone())),
-                None => worth(opened.devices.first().map(|device| &device.verdict)),
-            },
-            Err(verdict) => worth(Some(verdict)),
+            Ok(opened) => of_devices(opened),
+            // Where there is no GPU, a plugin for one has no driver and no device, and will not have.
+            Err(verdict @ (Verdict::DriverMissing { .. } | Verdict::NoDevice { .. }))
+                if conditions.no_gpu =>
+            {
+                Some(Outcome::Idle(verdict.clone()))
+            }
+            Err(verdict) => of_failure(verdict),
         };
         let key = key(digest, conditions);
         match outcome {
@@ -148,12 +162,31 @@ impl Cache {
     }
 }
 
-fn worth(verdict: Option<&Verdict>) -> Option<Outcome> {
-    verdict.filter(|verdict| verdict.is_worth_remembering()).cloned().map(Outcome::Failed)
+/// Whether no device has anything against it.
+pub fn all_work(opened: &Opened) -> bool {
+    opened.devices.iter().all(|device| device.verdict.is_ok())
+}
+
+/// What is worth remembering of a plugin that could be opened: not that a device was busy just then.
+fn of_devices(opened: &Opened) -> Option<Outcome> {
+    let verdicts = || opened.devices.iter().map(|device| &device.verdict);
+    if !verdicts().any(Verdict::is_ok) {
+        return verdicts().next().and_then(of_failure);
+    }
+    let lasting = |verdict: &Verdict| {
+        verdict.is_ok()
+            || verdict.is_worth_remembering()
+            || matches!(verdict, Verdict::NoCodeForDevice { .. })
+    };
+    verdicts().all(lasting).then(|| Outcome::Opened(opened.clone()))
+}
+
+fn of_failure(verdict: &Verdict) -> Option<Outcome> {
+    verdict.is_worth_remembering().then(|| Outcome::Failed(verdict.clone()))
 }
 
 fn key(digest: &str, conditions: &Conditions) -> String {
-    hex(&Sha256::digest(format!("{digest}\n{}", conditions.0)))
+    hex(&Sha256::digest(format!("{digest}\n{}", conditions.text)))
 }
 
 fn sha256(path: &Path) -> std::io::Result<String> {

@@ -7,20 +7,21 @@ use crate::error::{Error, Exit};
 use crate::registry::verdict::{Stage, Verdict};
 use crate::registry::{Backend, Device, judge};
 
-use super::answer::{Opened, ProbedDevice, Writer};
+use super::answer::{ProbedDevice, Writer};
 
 /// Probes, writes the answer, and ends the process in a way that runs no code of the plugin.
 pub fn run(args: &ProbeArgs) -> Result<Exit, Error> {
     quiet_death();
     let failed = |source| Error::Output { path: args.answer.clone(), source };
     let mut writer = Writer::create(&args.answer, args.nonce).map_err(failed)?;
-    let answer = probe(args, &mut writer);
-    writer.answer(answer).map_err(failed)?;
+    if let Err(verdict) = probe(args, &mut writer) {
+        writer.refused(verdict).map_err(failed)?;
+    }
     end()
 }
 
-fn probe(args: &ProbeArgs, writer: &mut Writer) -> Result<Opened, Verdict> {
-    // A stage that cannot be written costs a word in a message.
+fn probe(args: &ProbeArgs, writer: &mut Writer) -> Result<(), Verdict> {
+    // A line that cannot be written is missed by the parent, which says so.
     let mut stage = |stage| drop(writer.stage(stage));
     let manifest = read_manifest(&args.file).map_err(|e| judge::manifest(&e))?;
     if let Some(driver) = &manifest.driver {
@@ -36,8 +37,11 @@ fn probe(args: &ProbeArgs, writer: &mut Writer) -> Result<Opened, Verdict> {
         return Err(Verdict::NoDevice { why: "it finds no device on this machine".into() });
     }
     stage(Stage::Answers);
-    let devices = devices.into_iter().map(|device| check(&backend, device, args)).collect();
-    Ok(Opened { abi: backend.abi.clone(), engine: backend.engine.clone(), devices })
+    drop(writer.opened(&backend.abi, &backend.engine, &devices));
+    for device in devices {
+        drop(writer.device(check(&backend, device, args)));
+    }
+    Ok(())
 }
 
 /// Asks the driver before the plugin does: is it there, is it new enough, has it devices.

@@ -9,6 +9,6 @@ mod child;
 mod parent;
 
 pub use answer::{Opened, ProbedDevice};
-pub use cache::{Cache, Conditions};
+pub use cache::{Cache, Conditions, all_work};
 pub use child::run as run_child;
 pub use parent::Prober;

@@ -25,6 +25,10 @@ const TICK: Duration = Duration::from_millis(1);
 /// For a killed child to be gone; one that hangs in a driver may never be.
 const LAST_RESPECTS: Duration = Duration::from_secs(1);
 
+/// What our directories begin with.
+const WORK: &str = "sconce-probe-";
+/// No probing takes so long.
+const LEFT_BEHIND: Duration = Duration::from_secs(24 * 3600);
 /// For what a child that ended wrote last.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -87,7 +91,7 @@ impl Prober {
             Ok(child) => self.judge(child, &answer_file, nonce),
             Err(error) => {
                 let why = format!("its probe cannot be started: {error}");
-                (Err(Verdict::LoadFailed { why }), String::new())
+                (Err(Verdict::LoadFailed { why, fix: String::new() }), String::new())
             }
         };
         Probed { outcome, said, took: begin.elapsed() }
@@ -100,7 +104,8 @@ impl Prober {
         command.arg("--answer").arg(answer).arg("--models").arg(self.work.path());
         command.arg("--nonce").arg(nonce.to_string());
         for (key, value) in &self.options {
-            command.arg("--option").arg(format!("{key}={value}"));
+            // In one word, since a key may begin with a dash.
+            command.arg(format!("--option={key}={value}"));
         }
         command.arg("--").arg(file);
         command.env_clear().envs(environment());
@@ -116,17 +121,26 @@ impl Prober {
     fn judge(&self, mut child: Child, answer: &Path, nonce: u64) -> (Result<Opened, Verdict>, String) {
         let stdout = tail(child.stdout.take());
         let stderr = tail(child.stderr.take());
-        let ended = wait(&mut child, self.timeout);
+        let ended = self.wait(&mut child, || answer::read(answer, nonce).checked());
         end_group(&mut child);
         let said = format!("{}{}", stdout.text(), stderr.text());
-        let answer::Read { stage, answer } = answer::read(answer, nonce);
-        let outcome = answer.unwrap_or_else(|| {
-            Err(match ended {
-                Some(status) => without_answer(status, stage, said.clone()),
-                None => Verdict::TimedOut { seconds: self.timeout.as_secs(), stage, said: said.clone() },
-            })
+        let outcome = answer::read(answer, nonce).outcome(|stage| match ended {
+            Some(status) => without_answer(status, stage, said.clone()),
+            None => Verdict::TimedOut { seconds: self.timeout.as_secs(), stage, said: said.clone() },
         });
         (outcome, said)
+    }
+
+    /// Waits for the child to end, the whole time anew for each device that it got through.
+    fn wait(&self, child: &mut Child, checked: impl Fn() -> usize) -> Option<ExitStatus> {
+        let mut before = 0;
+        loop {
+            let ended = wait(child, self.timeout);
+            match checked() {
+                now if ended.is_none() && now > before => before = now,
+                _ => return ended,
+            }
+        }
     }
 }
 
@@ -134,12 +148,25 @@ impl Prober {
 fn work_dir() -> std::io::Result<tempfile::TempDir> {
     let create = |base: &Path| {
         std::fs::create_dir_all(base)?;
-        let work = tempfile::Builder::new().prefix("sconce-probe-").tempdir_in(base)?;
+        sweep(base);
+        let work = tempfile::Builder::new().prefix(WORK).tempdir_in(base)?;
         sconce_conformance::answers::write_models(work.path())?;
         Ok(work)
     };
     let in_cache = |error| crate::paths::cache_dir().map_or(Err(error), |cache| create(&cache));
     create(&std::env::temp_dir()).or_else(in_cache)
+}
+
+/// Removes what hosts left that were ended while they probed. What belongs to other users stays.
+fn sweep(base: &Path) {
+    let entries = std::fs::read_dir(base).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(WORK)) {
+        let age = entry.metadata().and_then(|dir| dir.modified()).ok().and_then(|at| at.elapsed().ok());
+        if age.is_some_and(|age| age > LEFT_BEHIND) {
+            // Somebody else's cannot be removed, and need not be.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// A command line to run the child under, from SCONCE_PROBE_RUNNER: an emulator of another processor.
@@ -191,8 +218,20 @@ fn end_group(child: &mut Child) {
     wait(child, LAST_RESPECTS);
 }
 
-#[cfg(unix)]
+/// How a child ended that came to no answer.
 fn without_answer(status: ExitStatus, stage: Stage, said: String) -> Verdict {
+    match death(status, stage, said) {
+        // Nothing of the plugin had run.
+        Verdict::Exited { status, stage: Stage::Start, said } => Verdict::LoadFailed {
+            why: format!("its probe ended with status {status} before it began: {}", said.trim()),
+            fix: String::new(),
+        },
+        verdict => verdict,
+    }
+}
+
+#[cfg(unix)]
+fn death(status: ExitStatus, stage: Stage, said: String) -> Verdict {
     use rustix::process::Signal;
     use std::os::unix::process::ExitStatusExt;
     match status.signal() {
@@ -205,7 +244,7 @@ fn without_answer(status: ExitStatus, stage: Stage, said: String) -> Verdict {
 }
 
 #[cfg(not(unix))]
-fn without_answer(status: ExitStatus, stage: Stage, said: String) -> Verdict {
+fn death(status: ExitStatus, stage: Stage, said: String) -> Verdict {
     // Windows ends a process that crashed with an exception code, which as a status is negative.
     match status.code() {
         Some(code) if code < 0 => Verdict::Crashed { signal: format!("exception {code:#x}"), stage, said },

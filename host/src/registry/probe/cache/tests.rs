@@ -35,7 +35,7 @@ impl Rig {
 }
 
 fn conditions(hardware: &str) -> Conditions {
-    Conditions::new(hardware, &[])
+    Conditions::new(hardware, false, &[])
 }
 
 fn crashed() -> Verdict {
@@ -88,7 +88,40 @@ fn bad_failures_are_recalled_as_a_quarantine_and_passing_ones_are_not() {
     check(Ok(opened(&[Verdict::OutOfMemory { why: "full".into() }])), false);
     check(Err(Verdict::NoDevice { why: "none".into() }), false);
     check(Err(Verdict::DriverMissing { why: "none".into(), fix: String::new() }), false);
-    check(Err(Verdict::LoadFailed { why: "it said no".into() }), false);
+    check(Err(Verdict::LoadFailed { why: "it said no".into(), fix: String::new() }), false);
+}
+
+/// A device that was busy at one start is not out of use at all others.
+#[test]
+fn passing_trouble_of_one_device_is_not_remembered() {
+    let busy = Ok(opened(&[Verdict::OutOfMemory { why: "full".into() }, Verdict::Ok]));
+    assert_eq!(rig().next_start(&busy), None);
+    let wrong = Ok(opened(&[Verdict::WrongResult { why: "off".into() }, Verdict::Ok]));
+    let rig = rig();
+    assert_eq!(rig.next_start(&wrong), Some(wrong));
+    let mut cache = rig.open();
+    cache.content.probes.values_mut().for_each(|entry| entry.at -= QUARANTINE);
+    assert_eq!(cache.recall(DIGEST, &conditions("here")), None, "it is believed for ever");
+}
+
+/// What was killed from outside, or before the plugin ran, says nothing about the plugin.
+#[test]
+fn a_death_that_is_not_the_plugins_is_not_held_against_it() {
+    let death =
+        |signal: &str, stage| Err(Verdict::Crashed { signal: signal.into(), stage, said: String::new() });
+    assert_eq!(rig().next_start(&death("SIGKILL", Stage::Answers)), None);
+    assert_eq!(rig().next_start(&death("SIGSEGV", Stage::Start)), None);
+}
+
+#[test]
+fn a_plugin_for_gpus_has_nothing_to_run_on_where_there_is_none() {
+    let missing = Err(Verdict::DriverMissing { why: "none".into(), fix: String::new() });
+    let without = Conditions::new("here", true, &[]);
+    let mut cache = rig().open();
+    cache.remember(DIGEST, &without, &missing);
+    assert_eq!(cache.recall(DIGEST, &without), Some(missing.clone()));
+    cache.remember(DIGEST, &conditions("here"), &missing);
+    assert_eq!(cache.recall(DIGEST, &conditions("here")), None);
 }
 
 #[test]
@@ -117,7 +150,7 @@ fn other_conditions_and_other_files_are_not_known() {
     cache.remember(DIGEST, &conditions("here"), &Err(crashed()));
     assert_eq!(cache.recall(DIGEST, &conditions("with another driver")), None);
     assert_eq!(cache.recall("d2", &conditions("here")), None);
-    let option = Conditions::new("here", &[("key".into(), "value".into())]);
+    let option = Conditions::new("here", false, &[("key".into(), "value".into())]);
     assert_eq!(cache.recall(DIGEST, &option), None);
 }
 
@@ -138,7 +171,9 @@ fn a_file_that_cannot_be_read_is_as_good_as_none() {
     let rig = rig();
     assert!(rig.next_start(&Err(crashed())).is_some());
     let whole = std::fs::read(rig.file()).expect("it was written");
-    let another = String::from_utf8(whole.clone()).expect("JSON").replace("\"version\":1", "\"version\":0");
+    let another = String::from_utf8(whole.clone())
+        .expect("JSON")
+        .replace(&format!("\"version\":{VERSION}"), "\"version\":0");
     for bytes in [&b""[..], b"{}", b"[]", b"\xff\xfe", &whole[..whole.len() / 2], another.as_bytes()] {
         std::fs::write(rig.file(), bytes).expect("our own file");
         assert_eq!(rig.open().recall(DIGEST, &conditions("here")), None);
