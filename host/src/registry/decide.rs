@@ -39,6 +39,13 @@ pub struct Pick {
     wish: usize,
 }
 
+impl Pick {
+    /// Whether nothing but free memory and their order tells two picks apart.
+    pub fn ranks_with(&self, other: &Pick) -> bool {
+        (self.wish, self.score) == (other.wish, other.score)
+    }
+}
+
 /// What would have been used, and why it is not.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fallback {

@@ -173,7 +173,7 @@ impl Selection {
     fn rank_again(&mut self, pick: Pick, now: &[Device]) -> Pick {
         let candidate = &mut self.survey.candidates[pick.candidate];
         candidate.refresh(now);
-        let equal = |next: &&Pick| next.candidate == pick.candidate && next.score == pick.score;
+        let equal = |next: &&Pick| next.candidate == pick.candidate && next.ranks_with(&pick);
         let count = self.decision.picks[self.at..].iter().take_while(equal).count();
         let run = &mut self.decision.picks[self.at..self.at + count];
         run.sort_by_key(|pick| std::cmp::Reverse(candidate.devices()[pick.device].device.mem_free));
