@@ -13,8 +13,6 @@ mod environment;
 mod error;
 mod executor;
 mod explain;
-// Facts for `registry` and `doctor`.
-#[allow(dead_code, unused_imports)]
 mod hardware;
 mod http;
 mod inspect;
