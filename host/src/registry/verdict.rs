@@ -34,7 +34,7 @@ pub enum Verdict {
     Exited { status: i32, stage: Stage, said: String },
     TimedOut { seconds: u64, stage: Stage, said: String },
     /// This processor, or this system, lacks instructions that the file was compiled for.
-    CpuFeature { missing: String },
+    CpuFeature { why: String, fix: String },
     DriverMissing { why: String, fix: String },
     DriverTooOld { why: String, fix: String },
     /// The plugin works and has nothing to run on.
@@ -148,6 +148,7 @@ impl Verdict {
             | Verdict::Truncated { why }
             | Verdict::AbiLayout { why }
             | Verdict::NotPermitted { why, .. }
+            | Verdict::CpuFeature { why, .. }
             | Verdict::DriverMissing { why, .. }
             | Verdict::DriverTooOld { why, .. }
             | Verdict::NoDevice { why }
@@ -184,7 +185,6 @@ impl Verdict {
             Verdict::TimedOut { seconds, stage, said } => {
                 format!("it did not answer within {seconds} s, {}{}", stage.words(), last_words(said))
             }
-            Verdict::CpuFeature { missing } => format!("it needs {missing}, which this processor lacks"),
             Verdict::NotInstalled { backend, searched } => {
                 format!("no plugin named `{backend}` is installed in any of {}", searched.join(", "))
             }
@@ -212,6 +212,7 @@ impl Verdict {
             }
             Verdict::MissingLibrary { fix, .. }
             | Verdict::NotPermitted { fix, .. }
+            | Verdict::CpuFeature { fix, .. }
             | Verdict::DriverMissing { fix, .. }
             | Verdict::DriverTooOld { fix, .. } => fix.clone(),
             Verdict::Duplicate { .. } => format!("remove one of them: rm {file}"),
@@ -221,10 +222,6 @@ impl Verdict {
             }
             Verdict::TimedOut { seconds, .. } => {
                 format!("give it more time: SCONCE_PROBE_TIMEOUT={} sconce doctor", seconds * 3)
-            }
-            Verdict::CpuFeature { .. } => {
-                "nothing, if another variant is used; else build one for this machine: scripts/build-plugins cpu"
-                    .into()
             }
             Verdict::NoDevice { .. } => "see what the machine has: sconce doctor".into(),
             Verdict::NoCodeForDevice { .. } => {
@@ -246,6 +243,9 @@ impl Verdict {
         }
     }
 }
+
+/// What to do about a plugin that was compiled for newer processors.
+pub const OLDER_BUILD: &str = "install a build for older processors";
 
 fn last_words(said: &str) -> String {
     match said.lines().rev().find(|line| !line.trim().is_empty()) {
@@ -293,7 +293,7 @@ mod tests {
             Verdict::Crashed { signal: text(), stage, said: said.clone() },
             Verdict::Exited { status: 0, stage, said: said.clone() },
             Verdict::TimedOut { seconds: 20, stage, said },
-            Verdict::CpuFeature { missing: text() },
+            Verdict::CpuFeature { why: text(), fix: text() },
             Verdict::DriverMissing { why: text(), fix: text() },
             Verdict::DriverTooOld { why: text(), fix: text() },
             Verdict::NoDevice { why: text() },
