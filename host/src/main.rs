@@ -37,6 +37,7 @@ use error::{Error, Exit};
 
 fn main() -> std::process::ExitCode {
     environment::drop_empty_variables();
+    environment::drop_empty_directories();
     let cli = Cli::parse();
     // Thread pools inside plugins read their sizes once, from the environment: before any thread starts.
     environment::set_thread_counts(cli.command.threads());
