@@ -87,16 +87,21 @@ fn candidate(found: Found, hardware: &Hardware) -> Candidate {
     }
 }
 
-/// Opens one file in a child, whoever may write to it.
+/// Opens one file in a child, whoever may write to it. `hear` gets the end of what it printed if it cannot be opened.
 ///
 /// # Errors
 /// [`Error::PluginFile`] if it cannot be opened. A device that computes wrongly is no error here.
-pub fn probe_file(path: &Path, options: &[(String, String)], timeout: Duration) -> Result<(), Error> {
+pub fn probe_file(
+    path: &Path,
+    options: &[(String, String)],
+    timeout: Duration,
+    hear: impl FnOnce(&str),
+) -> Result<(), Error> {
     let refused = |verdict| Error::PluginFile { path: path.to_owned(), verdict };
     screen(path, &Hardware::quick().cpu).1.map_err(refused)?;
     let probed = Prober::new(timeout, options)?.probe(&[path]);
-    let outcome = probed.into_iter().next().expect("one file has one result").outcome;
-    outcome.map(drop).map_err(refused)
+    let probed = probed.into_iter().next().expect("one file has one result");
+    probed.outcome.map(drop).inspect_err(|_| hear(&probed.said)).map_err(refused)
 }
 
 impl Candidate {
