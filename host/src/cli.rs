@@ -181,7 +181,7 @@ pub struct ServeArgs {
     /// Requests that may wait; one more is answered 429
     #[arg(long, env = "SCONCE_QUEUE", default_value_t = 256, value_name = "N")]
     pub queue: usize,
-    /// What to do when something less than what was wanted is used: serve without a word, warn, or exit with code 3
+    /// What to do when something less than what was wanted is used: serve and log a line, serve with a warning, or exit with code 3
     #[arg(long, env = "SCONCE_ON_FALLBACK", value_enum, default_value_t = OnFallback::Warn)]
     pub on_fallback: OnFallback,
     /// Seconds that running requests get to finish after SIGTERM

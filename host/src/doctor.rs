@@ -1,16 +1,15 @@
 //! `sconce doctor`: the machine, every plugin, what is not used and why, and what to do about it.
 
-use std::path::Path;
+mod bundle;
 
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::backends::memory;
 use crate::cli::DoctorArgs;
 use crate::error::{Error, Exit};
 use crate::hardware::{Finding, Hardware};
 use crate::output;
-use crate::registry::{DeviceRow, Judgement, Overview, Row, select_afresh};
+use crate::registry::{Device, DeviceRow, Judgement, Overview, Policy, Row, Selection, select_afresh};
 
 /// Most lines of a plugin's own words that are shown.
 const SAID_LINES: usize = 5;
@@ -32,11 +31,11 @@ struct Report {
 pub fn run(args: &DoctorArgs) -> Result<Exit, Error> {
     let hardware = Hardware::full();
     let selection = select_afresh(&args.select, hardware)?;
-    let report = report(selection.overview(), selection.survey.hardware);
-    if let Some(file) = &args.bundle {
-        write_bundle(file, serde_json::to_value(&report).expect("plain data"))?;
-    }
+    let report = report(selection);
     output::json_or(args.json, &report, || text(&report));
+    if let Some(file) = &args.bundle {
+        bundle::write(file, serde_json::to_value(&report).expect("plain data"))?;
+    }
     Ok(match report.overview.effective {
         None => Exit::NoBackend,
         Some(_) if report.unused_hardware => Exit::CheckSaidNo,
@@ -44,13 +43,20 @@ pub fn run(args: &DoctorArgs) -> Result<Exit, Error> {
     })
 }
 
-fn report(overview: Overview, hardware: Hardware) -> Report {
-    let findings = hardware.findings();
+fn report(selection: Selection) -> Report {
+    let overview = selection.overview();
+    let candidates = &selection.survey.candidates;
+    let used = selection.decision.picks.first();
+    let used = used.map(|pick| &candidates[pick.candidate].devices()[pick.device].device);
+    let findings = selection.survey.hardware.findings();
+    // One that cannot be used is not missed where another does the work, and it may be set aside on purpose; nor where
+    // another backend was asked for.
+    let missed = selection.policy == Policy::Auto && !used.is_some_and(Device::is_accelerator);
     Report {
         version: env!("CARGO_PKG_VERSION"),
         abi: sconce_plugin_api::abi::ABI_VERSION,
-        unused_hardware: overview.degraded || findings.iter().any(|finding| finding.serious),
-        hardware,
+        unused_hardware: overview.degraded || missed && findings.iter().any(|finding| finding.serious),
+        hardware: selection.survey.hardware,
         findings,
         overview,
     }
@@ -106,11 +112,17 @@ fn plugin(row: &Row) -> String {
     let mut text = format!("{code:<18} {}  {}\n", row.name, row.plugin);
     if *code != "OK" {
         text += &indent(&advice(cause, fix));
-        // The cause has the last line already.
-        let last: Vec<&str> = row.said.lines().rev().skip(1).take(SAID_LINES).collect();
-        text += &last.iter().rev().map(|line| format!("  | {line}\n")).collect::<String>();
+        text += &last_lines(code, &row.said);
     }
     text + &row.devices.iter().map(|device| indent(&device_lines(row, device))).collect::<String>()
+}
+
+/// The end of what a plugin printed.
+fn last_lines(code: &str, said: &str) -> String {
+    // The cause of these has the last line already.
+    let told = usize::from(["CRASHED", "EXITED", "TIMED_OUT"].contains(&code));
+    let last: Vec<&str> = said.lines().rev().skip(told).take(SAID_LINES).collect();
+    last.iter().rev().map(|line| format!("  | {line}\n")).collect()
 }
 
 fn device_lines(row: &Row, device: &DeviceRow) -> String {
@@ -149,6 +161,7 @@ fn conclusion(report: &Report) -> String {
         Some(used) if report.unused_hardware => {
             format!("{used} is used. There is better hardware here: see the findings.\n")
         }
+        Some(used) if overview.requested != "auto" => format!("{used} is used, as asked.\n"),
         Some(used) => format!("{used} is used, and nothing here is better.\n"),
     }
 }
@@ -157,37 +170,16 @@ fn indent(text: &str) -> String {
     text.lines().map(|line| format!("  {line}\n")).collect()
 }
 
-/// The report for a bug tracker: no user's or machine's name, no identity of a device.
-fn write_bundle(file: &Path, mut report: Value) -> Result<(), Error> {
-    let names: Vec<(String, &str)> =
-        [("HOME", "~"), ("USER", "USER"), ("LOGNAME", "USER"), ("HOSTNAME", "HOST")]
-            .iter()
-            .filter_map(|(name, mask)| {
-                Some((std::env::var(name).ok().filter(|value| value.len() > 2)?, *mask))
-            })
-            .collect();
-    redact(&mut report, &names);
-    let text = format!("{report:#}\n");
-    std::fs::write(file, text).map_err(|source| Error::Output { path: file.to_owned(), source })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Masks names in every text, and empties every `uuid`.
-fn redact(value: &mut Value, names: &[(String, &str)]) {
-    match value {
-        Value::String(text) => {
-            for (name, mask) in names {
-                *text = text.replace(name.as_str(), mask);
-            }
-        }
-        Value::Array(values) => values.iter_mut().for_each(|value| redact(value, names)),
-        Value::Object(members) => {
-            for (key, value) in members {
-                match key.as_str() {
-                    "uuid" => *value = Value::String(String::new()),
-                    _ => redact(value, names),
-                }
-            }
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    #[test]
+    fn the_last_line_stands_once() {
+        let check = |code, said, expected| assert_eq!(last_lines(code, said), expected, "{code}");
+        check("CRASHED", "first\nlast", "  | first\n");
+        check("LOAD_FAILED", "first\nlast", "  | first\n  | last\n");
+        check("CPU_FEATURE", "1\n2\n3\n4\n5\n6", "  | 2\n  | 3\n  | 4\n  | 5\n  | 6\n");
+        check("TIMED_OUT", "", "");
     }
 }

@@ -1,5 +1,6 @@
 //! The environment that plugins will find: variables and thread counts, settled before any thread starts.
 
+use std::ffi::{OsStr, OsString};
 use std::num::NonZeroUsize;
 
 /// Threads this process may really use: the container's quota where there is one, else the cores granted.
@@ -19,6 +20,27 @@ pub fn drop_empty_variables() {
     }
 }
 
+/// `SCONCE_PLUGIN_DIR` is often made by appending to what was there, and so has empty parts: they name no directory.
+/// On a command line an empty one is a mistake, and stays one.
+#[allow(unsafe_code)]
+pub fn drop_empty_directories() {
+    const NAME: &str = "SCONCE_PLUGIN_DIR";
+    let Some(list) = std::env::var_os(NAME) else { return };
+    match without_empty_parts(&list) {
+        // SAFETY: called in `main`, before any other thread exists.
+        Some(list) => unsafe { std::env::set_var(NAME, list) },
+        // SAFETY: as above.
+        None => unsafe { std::env::remove_var(NAME) },
+    }
+}
+
+/// A list of paths without the empty ones; `None` if no other is in it.
+fn without_empty_parts(list: &OsStr) -> Option<OsString> {
+    let parts: Vec<_> = std::env::split_paths(list).filter(|part| !part.as_os_str().is_empty()).collect();
+    // A part of a list can always be in a list.
+    std::env::join_paths(parts).ok().filter(|list| !list.is_empty())
+}
+
 /// Sizes the thread pools inside plugins. They read these variables once, when first used, and take the
 /// physical cores otherwise, which is wrong under a quota: their spinning threads would fight.
 #[allow(unsafe_code)]
@@ -29,5 +51,21 @@ pub fn set_thread_counts(asked: Option<usize>) {
             // SAFETY: called first in `main`, before any other thread exists.
             unsafe { std::env::set_var(variable, &count) };
         }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_parts_of_a_list_are_dropped() {
+        let check = |list: &str, expected: Option<&str>| {
+            assert_eq!(without_empty_parts(list.as_ref()).as_deref(), expected.map(OsStr::new), "{list}");
+        };
+        check("/x:", Some("/x"));
+        check(":/x::/y z", Some("/x:/y z"));
+        check("/x", Some("/x"));
+        check(":", None);
     }
 }

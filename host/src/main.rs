@@ -13,8 +13,6 @@ mod environment;
 mod error;
 mod executor;
 mod explain;
-// Facts for `registry` and `doctor`.
-#[allow(dead_code, unused_imports)]
 mod hardware;
 mod http;
 mod inspect;
@@ -39,6 +37,7 @@ use error::{Error, Exit};
 
 fn main() -> std::process::ExitCode {
     environment::drop_empty_variables();
+    environment::drop_empty_directories();
     let cli = Cli::parse();
     // Thread pools inside plugins read their sizes once, from the environment: before any thread starts.
     environment::set_thread_counts(cli.command.threads());

@@ -12,8 +12,9 @@ use serde::Serialize;
 
 use crate::cli::PluginInspectArgs;
 use crate::error::{Error, Exit, chain};
+use crate::hardware::Hardware;
 use crate::output;
-use crate::registry::judge;
+use crate::registry::{Verdict, check_file, judge};
 
 /// Everything found out about a file: stable names, as JSON.
 #[derive(Debug, Serialize)]
@@ -62,11 +63,9 @@ pub fn run(args: &PluginInspectArgs) -> Result<Exit, Error> {
 impl Report {
     fn of(path: &Path, file: &LibraryFile) -> Self {
         let manifest = file.manifest.as_ref().ok();
-        let target = file.check_target();
-        let libraries = libraries(path, file, manifest, target.is_ok());
-        let mut reasons: Vec<String> = target.err().iter().map(ToString::to_string).collect();
-        reasons.extend(file.manifest.as_ref().err().map(ToString::to_string));
-        reasons.extend(manifest.and_then(|m| check_abi(m).err()).map(|e| e.to_string()));
+        let libraries = libraries(path, file, manifest, file.check_target().is_ok());
+        let refused = check_file(file, &Hardware::quick().cpu).err();
+        let mut reasons: Vec<String> = refused.iter().map(Verdict::cause).collect();
         let absent = libraries.iter().filter(|library| reasons.is_empty() && library.found.at.is_none());
         let absent: Vec<String> = absent.map(|library| format!("it needs {}", library.found.name)).collect();
         reasons.extend(absent);

@@ -17,8 +17,10 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Runs every case and prints a line for each.
 pub fn run(args: &PluginTestArgs) -> Result<Exit, Error> {
-    // In a child first: one that crashes is a result of this command, not its end.
-    probe_file(&args.file, &args.backend_opt, PROBE_TIMEOUT)?;
+    // In a child first: one that crashes is a result of this command, not its end. What it says is the plugin's word
+    // on why, and no result.
+    let hear = |said: &str| said.lines().for_each(|line| eprintln!("{line}"));
+    probe_file(&args.file, &args.backend_opt, PROBE_TIMEOUT, hear)?;
     let backend = open_file(&args.file, &args.backend_opt)?;
     let path = args.model.clone().map_or_else(models::demo_model, Ok)?;
     let in_model = |source| Error::model(&path, source);

@@ -73,7 +73,7 @@ fn libraries_of_other_systems_are_read_here() {
     check("plugin.so", object, &["ELF library for linux, aarch64", "libdep.so.1"]);
     if cfg!(target_os = "linux") {
         let run = inspect(&dir.path().join("thin.dylib"), &[]);
-        run.done_with(&["cannot load it: it is built for macos, and this machine runs linux"]);
+        run.done_with(&["cannot load it: it was built for macos, this is linux"]);
         let report = report(&dir.path().join("plugin.dll"));
         assert_eq!((&report["loadable"], &report["libraries"][0]["at"]), (&json!(false), &Value::Null));
     }

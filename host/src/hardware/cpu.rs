@@ -59,27 +59,15 @@ impl Cpu {
     }
 
     /// The features of a library's list that this processor does not grant under this operating system. Names that
-    /// the tables do not know are passed over: see [`Cpu::unknown`].
+    /// nothing here can tell about are passed over: they are no reason to refuse it.
     pub fn missing(&self, required: &[String]) -> Vec<Missing> {
         let lacks = |name: &&String| known(self.arch, name) && !self.features.contains(&name.as_str());
         let missing = required.iter().filter(lacks);
         missing.map(|name| Missing { feature: name.clone(), os_disabled: self.has_disabled(name) }).collect()
     }
 
-    /// The features of a library's list that the tables cannot tell about. They are no reason to refuse it.
-    pub fn unknown(&self, required: &[String]) -> Vec<String> {
-        required.iter().filter(|name| !known(self.arch, name)).cloned().collect()
-    }
-
     fn has_disabled(&self, name: &str) -> bool {
         self.os_disabled.contains(&name)
-    }
-}
-
-impl std::fmt::Display for Missing {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let reason = if self.os_disabled { " (not enabled by the operating system)" } else { "" };
-        write!(f, "{}{reason}", self.feature)
     }
 }
 
@@ -126,7 +114,9 @@ fn level(arch: &'static str, features: &[&str]) -> &'static str {
 fn known(arch: &str, name: &str) -> bool {
     match arch {
         "x86_64" => cpuid::known(name),
-        "aarch64" => hwcap::known(name),
+        // Each system has one source, and a feature that it is silent about is no reason to refuse a library.
+        "aarch64" if cfg!(target_os = "linux") => hwcap::known(name),
+        "aarch64" => words::tells(name),
         _ => false,
     }
 }
@@ -178,9 +168,8 @@ mod tests {
         let mut cpu = Cpu::read(&tree.roots());
         (cpu.arch, cpu.features, cpu.os_disabled) = ("x86_64", vec!["sse4.2", "avx2"], vec!["avx512f"]);
         let missing = cpu.missing(&owned(&["sse4.2", "avx512f", "amx-int8", "made-up"]));
-        let words: Vec<String> = missing.iter().map(ToString::to_string).collect();
-        assert_eq!(words, ["avx512f (not enabled by the operating system)", "amx-int8"]);
-        assert_eq!(cpu.unknown(&owned(&["sse4.2", "made-up"])), ["made-up"]);
+        let missing: Vec<_> = missing.iter().map(|m| (m.feature.as_str(), m.os_disabled)).collect();
+        assert_eq!(missing, [("avx512f", true), ("amx-int8", false)]);
         cpu.arch = "riscv64";
         assert!(cpu.missing(&owned(&["v"])).is_empty());
     }

@@ -91,7 +91,7 @@ pub fn level(features: &[&str]) -> &'static str {
     reached.last().map_or("aarch64", |(name, _)| name)
 }
 
-/// Whether the name is of a feature that this table can tell about.
+/// Whether the name is of a feature that the words of Linux tell about.
 pub fn known(name: &str) -> bool {
     FEATURES.iter().any(|(known, ..)| *known == name)
 }

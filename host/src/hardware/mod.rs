@@ -27,9 +27,11 @@ pub use cpu::{Cpu, Missing};
 pub use findings::Finding;
 pub use gpu::{Gpu, Node};
 pub use nvidia::SmiFailure;
-pub use roots::{Access, Roots};
+pub use roots::Roots;
 pub use system::{Driver, Library, System};
-pub use vendor::{VARIABLES, Vendor};
+pub use vendor::VARIABLES;
+#[cfg(test)]
+pub use vendor::Vendor;
 
 /// What this machine has.
 #[derive(Debug, Clone, PartialEq, Serialize)]

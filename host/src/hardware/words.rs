@@ -1,4 +1,5 @@
-//! Reads the words that the processor and the operating system answer. What they mean is `cpuid`'s and `hwcap`'s.
+//! Reads what the processor and the operating system answer: words, whose meaning is `cpuid`'s and `hwcap`'s, or names
+//! of features.
 #![allow(unsafe_code)]
 
 /// What CPUID and XGETBV say here.
@@ -38,24 +39,38 @@ pub fn cpuid() -> super::cpuid::Cpuid {
     super::cpuid::Cpuid::default()
 }
 
-/// The features of a 64-bit Arm processor that the standard library finds, for systems without the words of Linux.
-#[cfg(target_arch = "aarch64")]
-pub fn detected() -> Vec<&'static str> {
-    macro_rules! detect {
-        ($($name:tt),*) => { [$((std::arch::is_aarch64_feature_detected!($name), $name)),*] };
-    }
-    let found = detect!(
-        "neon", "aes", "sha2", "sha3", "crc", "lse", "fp16", "rdm", "jsconv", "fcma", "rcpc", "dpb",
-        "dotprod", "sve", "fhm", "dit", "lse2", "rcpc2", "flagm", "ssbs", "sb", "paca", "pacg", "sve2",
-        "frintts", "i8mm", "bf16", "bti"
-    );
-    found.into_iter().filter(|(found, _)| *found).map(|(_, name)| name).collect()
+macro_rules! detectable {
+    ($($name:tt)*) => {
+        /// The features of 64-bit Arm processors that [`detected`] asks for: those of `hwcap`'s table.
+        pub const DETECTABLE: &[&str] = &[$($name),*];
+
+        /// The features of a 64-bit Arm processor that the standard library finds, for systems without the words of
+        /// Linux. What this program was compiled for counts as found: it runs.
+        #[cfg(target_arch = "aarch64")]
+        pub fn detected() -> Vec<&'static str> {
+            let found = [$((std::arch::is_aarch64_feature_detected!($name), $name)),*];
+            found.into_iter().filter(|(found, _)| *found).map(|(_, name)| name).collect()
+        }
+    };
+}
+
+detectable! {
+    "neon" "aes" "sha2" "crc" "lse" "fp16" "rdm" "jsconv" "fcma" "rcpc" "dpb" "sha3" "sm4" "dotprod" "sve" "fhm"
+    "dit" "lse2" "rcpc2" "flagm" "ssbs" "sb" "paca" "pacg" "dpb2" "sve2" "sve2-aes" "sve2-bitperm" "sve2-sha3"
+    "sve2-sm4" "frintts" "f32mm" "f64mm" "i8mm" "bf16" "rand" "bti" "mte"
 }
 
 /// Other processors have other features.
 #[cfg(not(target_arch = "aarch64"))]
 pub fn detected() -> Vec<&'static str> {
     Vec::new()
+}
+
+/// Whether [`detected`] can tell that a processor lacks a feature. Windows answers for a few, and the standard library
+/// counts the others as missing there.
+pub fn tells(name: &str) -> bool {
+    const WINDOWS: &[&str] = &["neon", "crc", "aes", "sha2", "lse", "dotprod", "jsconv", "rcpc"];
+    if cfg!(windows) { WINDOWS.contains(&name) } else { DETECTABLE.contains(&name) }
 }
 
 /// One leaf, as eax, ebx, ecx, edx.
@@ -77,4 +92,37 @@ fn xcr0() -> u64 {
         std::arch::asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
     }
     u64::from(high) << 32 | u64::from(low)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hardware::hwcap;
+
+    #[test]
+    fn both_sources_tell_about_the_same_features() {
+        assert!(DETECTABLE.iter().all(|name| hwcap::known(name)));
+        let all = hwcap::Hwcaps { first: u64::MAX, second: u64::MAX }.features();
+        assert!(all.iter().all(|name| DETECTABLE.contains(name)), "{all:?}");
+    }
+
+    /// A plugin lists what its compiler may use without asking; on a Mac that is this much. What only kernels use is
+    /// not told by any system.
+    #[test]
+    fn plugins_for_a_mac_need_what_can_be_told() {
+        let privileged = ["lor", "pan", "pmuv3", "ras", "vh"];
+        let rustc = std::process::Command::new("rustc")
+            .args(["--print", "cfg", "--target", "aarch64-apple-darwin"])
+            .output();
+        let Ok(output) = rustc else {
+            println!("skipped: there is no rustc to ask");
+            return;
+        };
+        let text = String::from_utf8_lossy(&output.stdout);
+        let features = text.lines().filter_map(|l| l.strip_prefix("target_feature=\"")?.strip_suffix('"'));
+        let features: Vec<&str> = features.filter(|name| !privileged.contains(name)).collect();
+        assert!(features.contains(&"neon"), "{text}");
+        assert!(features.iter().all(|name| DETECTABLE.contains(name)), "{features:?}");
+        assert!(privileged.iter().all(|name| !tells(name) && !hwcap::known(name)));
+    }
 }

@@ -70,11 +70,20 @@ fn libraries(place: &Place) -> Vec<PathBuf> {
     files
 }
 
+/// Libraries of every system count: a plugin that was built for another one is to be told of, not passed over.
 fn is_library(path: &Path, ours_only: bool) -> bool {
-    let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
     let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let prefix = std::env::consts::DLL_PREFIX;
     let ours = name.starts_with(&format!("{prefix}sconce_")) || name.starts_with("libsconce_");
-    name.ends_with(suffix) && (ours || !ours_only)
+    let library =
+        [".so", ".dylib", ".dll"].iter().any(|suffix| name.ends_with(suffix)) || has_so_version(&name);
+    library && (ours || !ours_only)
+}
+
+/// Whether a name ends as `libacme.so.1` or `libacme.so.1.2` does.
+fn has_so_version(name: &str) -> bool {
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    name.rsplit_once(".so.").is_some_and(|(_, version)| version.split('.').all(number))
 }
 
 /// Code that others can change is not ours to run: the file and its directory must not be writable for
@@ -131,7 +140,19 @@ mod tests {
         check("libsconce_cpu.so", true, true);
         check("libssl.so", true, false);
         check("acme.so", false, true);
+        check("libsconce_cuda.dll", true, true);
         check("libsconce_cpu.d", false, false);
+    }
+
+    #[test]
+    fn libraries_of_every_system_count() {
+        for name in ["libsconce_metal.dylib", "x.dll", "libsconce_cuda.so.1", "libacme.so.12.8.0", "acme.so"]
+        {
+            check(name, false, true);
+        }
+        for name in ["acme.so.txt", "acme.so.", "acme.so.1.", "acme.so.1.bak", "acme.dll.mui", "so", "acme"] {
+            check(name, false, false);
+        }
     }
 
     #[test]

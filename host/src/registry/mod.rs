@@ -20,6 +20,7 @@ pub use load::{Backend, Device, LoadPlan};
 pub use policy::Policy;
 pub use probe::run_child;
 pub use report::{DeviceRow, Judgement, Overview, Row};
+pub use screen::check_file;
 pub use select::{Choice, Selection, open_file, select, select_afresh, select_one};
 pub use survey::{Candidate, probe_file};
 pub use verdict::Verdict;

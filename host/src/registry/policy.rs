@@ -15,7 +15,8 @@ pub enum Policy {
     Wishes(Vec<Wish>),
 }
 
-/// One backend as named: `NAME[@VARIANT][:DEVICE]`.
+/// One backend as named: `NAME[@VARIANT][:DEVICE]`. A device whose name has a comma in it cannot be named, nor one
+/// whose name has `@` or `:` in it and no blank.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wish {
     /// As typed.
@@ -61,6 +62,9 @@ impl Wish {
                 "`{text}` is no backend; write `auto`, or names in order such as `cuda,cpu`, `cuda:1` or `cpu@x86-64-v3`"
             ))
         };
+        if let Some(wish) = Wish::of_device(text) {
+            return Ok(wish);
+        }
         let (rest, index) = match text.rsplit_once(':') {
             None => (text, None),
             Some((rest, number)) => match number.parse() {
@@ -77,6 +81,17 @@ impl Wish {
             return wrong();
         }
         Ok(Wish { text: text.to_owned(), name: name.to_owned(), variant, index })
+    }
+
+    /// Vendors put `@` and `:` into names of devices, such as `Xeon(R) CPU @ 2.20GHz`. What has a blank in it is such
+    /// a name as a whole, with a device's number at its end at most.
+    fn of_device(text: &str) -> Option<Self> {
+        if !text.contains(char::is_whitespace) {
+            return None;
+        }
+        let numbered = text.rsplit_once(':').and_then(|(name, number)| Some((name, number.parse().ok()?)));
+        let (name, index) = numbered.map_or((text, None), |(name, index)| (name, Some(index)));
+        Some(Wish { text: text.to_owned(), name: name.to_owned(), variant: None, index })
     }
 
     /// Whether a plugin may be meant, judged before it is opened. `ids`: of all plugins that were found. A name
@@ -130,6 +145,11 @@ mod tests {
         check("org.acme.npu", vec![wish("org.acme.npu", "org.acme.npu", None, None)]);
         check("cpu@x86-64-v3:0", vec![wish("cpu@x86-64-v3:0", "cpu", Some("x86-64-v3"), Some(0))]);
         check("cuda, cpu", vec![wish("cuda", "cuda", None, None), wish("cpu", "cpu", None, None)]);
+        let device = |text: &str, name: &str, index| check(text, vec![wish(text, name, None, index)]);
+        device("NVIDIA H100 PCIe", "NVIDIA H100 PCIe", None);
+        device("NVIDIA H100 PCIe:1", "NVIDIA H100 PCIe", Some(1));
+        device("Intel(R) Xeon(R) CPU @ 2.20GHz", "Intel(R) Xeon(R) CPU @ 2.20GHz", None);
+        device("Acme NPU (bus 3:b)", "Acme NPU (bus 3:b)", None);
         for wrong in ["", ":1", "cuda:", "cuda:x", "auto:0", "cuda,auto", "cuda,,cpu", "cpu@", "@v3"] {
             assert!(wrong.parse::<Policy>().is_err(), "{wrong} was accepted");
         }

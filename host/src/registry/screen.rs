@@ -2,45 +2,99 @@
 
 use std::path::Path;
 
-use sconce_plugin_api::loader::{PluginManifest, check_abi, inspect};
+use sconce_plugin_api::loader::{LibraryFile, PluginManifest, check_abi, inspect};
 
-use crate::hardware::Cpu;
+use crate::hardware::{Cpu, Missing};
 
 use super::judge;
-use super::verdict::Verdict;
+use super::verdict::{OLDER_BUILD, Verdict};
 
 /// Reads the manifest, and refuses what cannot run here whatever a probe might say. A file that was refused may
 /// still have a manifest to show.
 pub fn screen(path: &Path, cpu: &Cpu) -> (Option<PluginManifest>, Result<(), Verdict>) {
-    let file = match inspect(path) {
-        Ok(file) => file,
-        Err(error) => return (None, Err(judge::manifest(&error))),
-    };
-    let target = file.check_target();
-    match file.manifest {
-        Err(error) => (None, Err(judge::manifest(&target.err().unwrap_or(error)))),
-        Ok(manifest) => {
-            let target = target.map_err(|e| judge::manifest(&e));
-            let speaks = target.and_then(|()| check_abi(&manifest).map_err(|e| judge::load(&e)));
-            let fits = speaks.and_then(|()| features(&manifest, cpu));
-            (Some(manifest), fits)
+    match inspect(path) {
+        Err(error) => (None, Err(judge::manifest(&error))),
+        Ok(file) => {
+            let fits = check_file(&file, cpu);
+            (file.manifest.ok(), fits)
         }
     }
 }
 
-fn features(manifest: &PluginManifest, cpu: &Cpu) -> Result<(), Verdict> {
-    let missing = cpu.missing(&manifest.cpu_features);
-    if missing.is_empty() {
-        return Ok(());
+/// Whether this machine and this host could open a file, as far as it tells itself.
+pub fn check_file(file: &LibraryFile, cpu: &Cpu) -> Result<(), Verdict> {
+    file.check_target().map_err(|error| judge::manifest(&error))?;
+    let manifest = file.manifest.as_ref().map_err(judge::manifest)?;
+    check_abi(manifest).map_err(|error| judge::load(&error))?;
+    check_features(&manifest.id, cpu.missing(&manifest.cpu_features))
+}
+
+/// `id`: of the plugin, which decides what can be done about it.
+fn check_features(id: &str, missing: Vec<Missing>) -> Result<(), Verdict> {
+    let (disabled, lacking): (Vec<_>, Vec<_>) = missing.into_iter().partition(|missing| missing.os_disabled);
+    let names =
+        |missing: &[Missing]| missing.iter().map(|m| m.feature.as_str()).collect::<Vec<_>>().join(", ");
+    let why = match (names(&lacking), names(&disabled)) {
+        (lacking, disabled) if lacking.is_empty() && disabled.is_empty() => return Ok(()),
+        (lacking, disabled) if disabled.is_empty() => {
+            format!("it needs {lacking}, which this processor lacks")
+        }
+        (lacking, disabled) if lacking.is_empty() => {
+            format!("it needs {disabled}, which the processor has and the system has not enabled")
+        }
+        (lacking, disabled) => format!(
+            "it needs {lacking}, which this processor lacks; it also needs {disabled}, which the system has not enabled"
+        ),
+    };
+    let fix = match id {
+        "cpu" => {
+            "nothing, if another variant is used; else build one for this machine: scripts/build-plugins cpu"
+        }
+        _ => OLDER_BUILD,
+    };
+    Err(Verdict::CpuFeature { why, fix: fix.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(id: &str, missing: &[(&str, bool)], expected: Option<(&str, &str)>) {
+        let missing =
+            missing.iter().map(|&(feature, os_disabled)| Missing { feature: feature.into(), os_disabled });
+        match (check_features(id, missing.collect()), expected) {
+            (Ok(()), None) => {}
+            (Err(Verdict::CpuFeature { why, fix }), Some((cause, command))) => {
+                assert_eq!(why, cause);
+                assert!(fix.contains(command), "{fix}");
+            }
+            (other, _) => panic!("{other:?}"),
+        }
     }
-    let words = |os_disabled: bool| {
-        let names = missing.iter().filter(|m| m.os_disabled == os_disabled).map(|m| m.feature.as_str());
-        names.collect::<Vec<_>>().join(", ")
-    };
-    let missing = match (words(false), words(true)) {
-        (cpu, os) if os.is_empty() => cpu,
-        (cpu, os) if cpu.is_empty() => format!("{os} (which the system has not enabled)"),
-        (cpu, os) => format!("{cpu}, {os} (the latter not enabled by the system)"),
-    };
-    Err(Verdict::CpuFeature { missing })
+
+    #[test]
+    fn what_the_processor_lacks_and_what_the_system_withholds_are_told_apart() {
+        check("cpu", &[], None);
+        check(
+            "cpu",
+            &[("avx2", false), ("fma", false)],
+            Some(("it needs avx2, fma, which this processor lacks", "scripts/build-plugins cpu")),
+        );
+        check(
+            "cuda",
+            &[("avx512f", true)],
+            Some((
+                "it needs avx512f, which the processor has and the system has not enabled",
+                "install a build for older processors",
+            )),
+        );
+        check(
+            "cuda",
+            &[("avx512f", true), ("amx-int8", false)],
+            Some((
+                "it needs amx-int8, which this processor lacks; it also needs avx512f, which the system has not enabled",
+                "install a build for older processors",
+            )),
+        );
+    }
 }

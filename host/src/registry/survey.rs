@@ -1,6 +1,6 @@
 //! Looks at every plugin file there is, and comes to a verdict on each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -67,6 +67,7 @@ pub fn survey(args: &SelectArgs, hardware: Hardware) -> Result<Survey, Error> {
         flags: args.plugin_dir.iter().map(|dir| format!(" --plugin-dir {}", quoted(dir))).collect(),
         cache: Cache::open(),
     };
+    survey.drop_libraries();
     survey.set_aside(&args.backend);
     survey.digest();
     let open = survey.recall(args);
@@ -97,16 +98,21 @@ fn candidate(found: Found, hardware: &Hardware) -> Candidate {
     }
 }
 
-/// Opens one file in a child, whoever may write to it.
+/// Opens one file in a child, whoever may write to it. `hear` gets the end of what it printed if it cannot be opened.
 ///
 /// # Errors
 /// [`Error::PluginFile`] if it cannot be opened. A device that computes wrongly is no error here.
-pub fn probe_file(path: &Path, options: &[(String, String)], timeout: Duration) -> Result<(), Error> {
+pub fn probe_file(
+    path: &Path,
+    options: &[(String, String)],
+    timeout: Duration,
+    hear: impl FnOnce(&str),
+) -> Result<(), Error> {
     let refused = |verdict| Error::PluginFile { path: path.to_owned(), verdict };
     screen(path, &Hardware::quick().cpu).1.map_err(refused)?;
     let probed = Prober::new(timeout, options)?.probe(&[path]);
-    let outcome = probed.into_iter().next().expect("one file has one result").outcome;
-    outcome.map(drop).map_err(refused)
+    let probed = probed.into_iter().next().expect("one file has one result");
+    probed.outcome.map(drop).inspect_err(|_| hear(&probed.said)).map_err(refused)
 }
 
 impl Candidate {
@@ -260,6 +266,16 @@ impl Survey {
             }
         });
         left
+    }
+
+    /// A library that a plugin lists may lie beside it: it is no plugin, and no news.
+    fn drop_libraries(&mut self) {
+        let manifests = self.candidates.iter().filter_map(|candidate| candidate.manifest.as_ref());
+        let listed: HashSet<String> = manifests.flat_map(|m| &m.libraries).map(|l| l.name.clone()).collect();
+        self.candidates.retain(|candidate| {
+            let name = candidate.path.file_name().unwrap_or_default().to_string_lossy();
+            candidate.manifest.is_some() || !listed.contains(&*name)
+        });
     }
 
     fn quarantined(&self) -> Vec<usize> {

@@ -77,7 +77,8 @@ pub enum Verdict {
     },
     /// This processor, or this system, lacks instructions that the file was compiled for.
     CpuFeature {
-        missing: String,
+        why: String,
+        fix: String,
     },
     DriverMissing {
         why: String,
@@ -217,6 +218,7 @@ impl Verdict {
             | Verdict::Truncated { why }
             | Verdict::AbiLayout { why }
             | Verdict::NotPermitted { why, .. }
+            | Verdict::CpuFeature { why, .. }
             | Verdict::DriverMissing { why, .. }
             | Verdict::DriverTooOld { why, .. }
             | Verdict::NoDevice { why }
@@ -253,7 +255,6 @@ impl Verdict {
             Verdict::TimedOut { seconds, stage, said } => {
                 format!("it did not answer within {seconds} s, {}{}", stage.words(), last_words(said))
             }
-            Verdict::CpuFeature { missing } => format!("it needs {missing}, which this processor lacks"),
             Verdict::NotInstalled { backend, searched } => {
                 format!("no plugin named `{backend}` is installed in any of {}", searched.join(", "))
             }
@@ -282,6 +283,7 @@ impl Verdict {
             }
             Verdict::MissingLibrary { fix, .. }
             | Verdict::NotPermitted { fix, .. }
+            | Verdict::CpuFeature { fix, .. }
             | Verdict::DriverMissing { fix, .. }
             | Verdict::DriverTooOld { fix, .. } => fix.clone(),
             Verdict::Duplicate { .. } => format!("remove one of them: rm {file}"),
@@ -291,10 +293,6 @@ impl Verdict {
             }
             Verdict::TimedOut { seconds, .. } => {
                 format!("give it more time: SCONCE_PROBE_TIMEOUT={} sconce doctor{flags}", seconds * 3)
-            }
-            Verdict::CpuFeature { .. } => {
-                "nothing, if another variant is used; else build one for this machine: scripts/build-plugins cpu"
-                    .into()
             }
             Verdict::NoDevice { .. } => {
                 format!("nothing, if this machine has none; else see the findings of: sconce doctor{flags}")
@@ -312,7 +310,7 @@ impl Verdict {
             }
             Verdict::LoadFailed { fix, .. } if !fix.is_empty() => fix.clone(),
             Verdict::LoadFailed { .. } => {
-                format!("see what it says: sconce plugin test {file} --log debug")
+                format!("see what it says: sconce plugin test {file}")
             }
             Verdict::NotInstalled { .. } => format!(
                 "install it beside sconce, or name its directory: sconce doctor{flags} --plugin-dir DIR"
@@ -320,6 +318,9 @@ impl Verdict {
         }
     }
 }
+
+/// What to do about a plugin that was compiled for newer processors.
+pub const OLDER_BUILD: &str = "install a build for older processors";
 
 fn last_words(said: &str) -> String {
     match said.lines().rev().find(|line| !line.trim().is_empty()) {
@@ -371,7 +372,7 @@ mod tests {
             Verdict::Crashed { signal: text(), stage, said: said.clone() },
             Verdict::Exited { status: 0, stage, said: said.clone() },
             Verdict::TimedOut { seconds: 20, stage, said },
-            Verdict::CpuFeature { missing: text() },
+            Verdict::CpuFeature { why: text(), fix: text() },
             Verdict::DriverMissing { why: text(), fix: text() },
             Verdict::DriverTooOld { why: text(), fix: text() },
             Verdict::NoDevice { why: text() },

@@ -278,7 +278,10 @@ fn a_better_plugin_that_is_broken_is_a_fallback() {
     check(test_plugin(crashed(cuda())), None);
     let mut next_level = plugin("cpu@x86-64-v4", "cpu", &[]);
     next_level.manifest.as_mut().expect("it has one").cpu_features = vec!["avx512f".into()];
-    check(refused(next_level.clone(), Verdict::CpuFeature { missing: "avx512f".into() }), None);
+    check(
+        refused(next_level.clone(), Verdict::CpuFeature { why: "avx512f".into(), fix: String::new() }),
+        None,
+    );
     check(crashed(next_level), Some(("cpu@x86-64-v4", "CRASHED")));
     // Of several the one that would have come first.
     let both = vec![crashed(plugin("org.acme.npu", "accelerator", &[])), crashed(cuda()), cpu()];

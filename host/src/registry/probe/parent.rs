@@ -10,13 +10,24 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::hardware::VARIABLES;
-use crate::registry::verdict::{Stage, Verdict};
+use crate::registry::verdict::{OLDER_BUILD, Stage, Verdict};
 
 use super::answer::{self, Opened};
 
 /// Variables that any program may need. A child gets these, those that change what a backend finds, and those of
 /// plugins; everything else stays outside.
-const BASIC: [&str; 8] = ["PATH", "HOME", "USER", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "XDG_CACHE_HOME"];
+const BASIC: [&str; 10] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "TMPDIR",
+    "TEMP",
+    "TMP",
+    "SYSTEMROOT",
+    "USERPROFILE",
+    "LOCALAPPDATA",
+    "XDG_CACHE_HOME",
+];
 
 /// Most of what a child prints that is kept, in bytes: the end of it.
 const KEPT: usize = 8 << 10;
@@ -177,10 +188,16 @@ fn runner() -> Vec<String> {
 
 /// The environment of a child.
 fn environment() -> Vec<(OsString, OsString)> {
-    let known = |name: &str| BASIC.contains(&name) || VARIABLES.iter().any(|begin| name.starts_with(begin));
-    let mut passed: Vec<_> = std::env::vars_os().filter(|(name, _)| known(&name.to_string_lossy())).collect();
+    let passes = |name: &OsStr| is_passed(&name.to_string_lossy());
+    let mut passed: Vec<_> = std::env::vars_os().filter(|(name, _)| passes(name)).collect();
     passed.extend(plugin_variables());
     passed
+}
+
+/// Windows keeps names as they were written, such as `Path`, and finds them in any case.
+fn is_passed(name: &str) -> bool {
+    let name = if cfg!(windows) { name.to_ascii_uppercase() } else { name.to_owned() };
+    BASIC.contains(&name.as_str()) || VARIABLES.iter().any(|begin| name.starts_with(begin))
 }
 
 /// Variables of ours that set no flag of the host: plugins may read them.
@@ -235,9 +252,10 @@ fn death(status: ExitStatus, stage: Stage, said: String) -> Verdict {
     use rustix::process::Signal;
     use std::os::unix::process::ExitStatusExt;
     match status.signal() {
-        Some(signal) if signal == Signal::ILL.as_raw() => {
-            Verdict::CpuFeature { missing: "an instruction (SIGILL)".to_owned() }
-        }
+        Some(signal) if signal == Signal::ILL.as_raw() => Verdict::CpuFeature {
+            why: "it ran into an instruction that this processor lacks (SIGILL)".to_owned(),
+            fix: OLDER_BUILD.to_owned(),
+        },
         Some(signal) => Verdict::Crashed { signal: signal_name(signal), stage, said },
         None => Verdict::Exited { status: status.code().unwrap_or(-1), stage, said },
     }
