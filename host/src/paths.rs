@@ -4,24 +4,22 @@ use std::path::{Path, PathBuf};
 
 /// For what can be made again: the demo model as a file, results of probes.
 pub fn cache_dir() -> Option<PathBuf> {
-    let base = if cfg!(windows) {
-        set("LOCALAPPDATA")
-    } else if cfg!(target_vendor = "apple") {
-        set("HOME").map(|home| home.join("Library/Caches"))
-    } else {
-        set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")))
-    };
-    base.map(|base| base.join("sconce"))
+    ours("XDG_CACHE_HOME", ".cache", "Library/Caches")
 }
 
 /// For what the user installed.
 pub fn data_dir() -> Option<PathBuf> {
+    ours("XDG_DATA_HOME", ".local/share", "Library/Application Support")
+}
+
+/// Our directory where this system keeps such things: below the variable, or below the home directory.
+fn ours(variable: &str, unix: &str, apple: &str) -> Option<PathBuf> {
     let base = if cfg!(windows) {
         set("LOCALAPPDATA")
     } else if cfg!(target_vendor = "apple") {
-        set("HOME").map(|home| home.join("Library/Application Support"))
+        set("HOME").map(|home| home.join(apple))
     } else {
-        set("XDG_DATA_HOME").or_else(|| set("HOME").map(|home| home.join(".local/share")))
+        set(variable).or_else(|| set("HOME").map(|home| home.join(unix)))
     };
     base.map(|base| base.join("sconce"))
 }
