@@ -293,6 +293,8 @@ fn metrics_count(server: &Server) {
     let before = server.metrics();
     server.greedy(PROMPT, 3);
     server.post(COMPLETIONS, &json!({})).error(400);
+    // The answer is out a moment before its sequence is gone.
+    server.idle();
     let after = server.metrics();
     let rose = |name: &str, by: f64| {
         assert_eq!(after.value(name) - before.value(name), by, "{name}");
