@@ -205,6 +205,9 @@ impl ModelError {
             ModelError::Executor(error) if error.code == Code::UNSUPPORTED => {
                 "choose another model or another --backend"
             }
+            ModelError::Executor(error) if error.code == Code::OUT_OF_MEMORY => {
+                "end what else uses the device's memory, or use a smaller or quantised model, or a shorter --ctx"
+            }
             ModelError::Executor(error) if error.code == Code::BAD_MODEL_FILE => {
                 "download the model again, or convert it again"
             }

@@ -1,6 +1,6 @@
 //! The log: `tracing` to stderr, and the ear that plugins log into.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 use std::time::Instant;
@@ -23,12 +23,33 @@ pub fn init(args: &LogArgs) -> Result<(), Error> {
     let plain =
         !std::io::stderr().is_terminal() || std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
     let subscriber =
-        tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr).with_ansi(!plain);
+        tracing_subscriber::fmt().with_env_filter(parsed).with_writer(|| Patient).with_ansi(!plain);
     match args.log_format {
         LogFormat::Text => subscriber.with_target(false).init(),
         LogFormat::Json => subscriber.json().init(),
     }
     Ok(())
+}
+
+/// stderr as the log wants it: a line that cannot be written, on a full disk, costs the line and not the process.
+struct Patient;
+
+impl Write for Patient {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        // There is nobody left to tell.
+        let _ = std::io::stderr().write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Prints to stderr what is for people and no line of the log.
+pub fn print(text: &str) {
+    // As above.
+    let _ = writeln!(Patient, "{text}");
 }
 
 /// What plugins get from us. Its functions never block for long and never unwind.

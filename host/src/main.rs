@@ -43,9 +43,10 @@ fn main() -> std::process::ExitCode {
     environment::set_thread_counts(cli.command.threads());
     let result = logging::init(&cli.log).and_then(|()| run(cli.command));
     let exit = match result {
+        Ok(_) if output::is_lost() => Exit::Failed,
         Ok(exit) => exit,
         Err(error) => {
-            eprintln!("{}", error.for_people());
+            logging::print(&error.for_people());
             error.exit()
         }
     };

@@ -1,8 +1,17 @@
 //! Results on stdout, where a reader that has seen enough may close the pipe.
 
 use std::io::{ErrorKind, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
+
+/// Set when a result could not be written.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+/// Whether a result could not be written; then no command has done its work.
+pub fn is_lost() -> bool {
+    LOST.load(Ordering::Relaxed)
+}
 
 /// Prints a text as it is.
 pub fn text(text: &str) {
@@ -11,7 +20,10 @@ pub fn text(text: &str) {
         Ok(()) => {}
         // `| head` is no failure.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
-        Err(error) => tracing::error!("the result cannot be written to stdout: {error}"),
+        Err(error) => {
+            LOST.store(true, Ordering::Relaxed);
+            tracing::error!("the result cannot be written to stdout: {error}");
+        }
     }
 }
 

@@ -35,17 +35,17 @@ pub struct BackendFacts {
 
 impl BackendFacts {
     pub fn new(choice: &Choice) -> Self {
-        let b = &choice.backend;
+        let m = &choice.manifest;
         BackendFacts {
-            id: b.id.clone(),
-            variant: b.variant.clone(),
-            version: b.version.clone(),
-            engine: b.engine.clone(),
-            abi: b.abi.clone(),
+            id: m.id.clone(),
+            variant: m.variant.clone(),
+            version: m.version.clone(),
+            engine: m.engine.clone(),
+            abi: choice.backend.abi.clone(),
             plugin: choice.path.display().to_string(),
             digest: choice.digest.clone(),
             device: choice.device.clone(),
-            test: choice.test,
+            test: m.test,
         }
     }
 

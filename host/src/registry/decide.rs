@@ -134,9 +134,16 @@ impl Facts<'_> {
                 let unused = self.unused_hardware(score).into_iter().chain(broken);
                 // The first of the highest: hardware comes before files.
                 let best = unused.reduce(|best, next| if next.0 > best.0 { next } else { best });
-                best.map(|(_, fallback)| fallback)
+                best.map(|(_, fallback)| fallback).or_else(|| self.no_gpu(first))
             }
         }
+    }
+
+    /// That a GPU was required and there is none.
+    fn no_gpu(&self, first: Option<Pick>) -> Option<Fallback> {
+        let why = "no plugin has a GPU here that works".to_owned();
+        let missing = Fallback { wanted: "gpu".into(), verdict: Verdict::NoDevice { why }, candidate: None };
+        (self.require_gpu && first.is_none()).then_some(missing)
     }
 
     /// Why a wish is not fulfilled.

@@ -86,7 +86,7 @@ fn has_so_version(name: &str) -> bool {
     name.rsplit_once(".so.").is_some_and(|(_, version)| version.split('.').all(number))
 }
 
-/// Code that others can change is not ours to run: the file and its directory must not be writable for
+/// Code that others can change is not ours to run: the file and the directories above it must not be writable for
 /// everybody, and the file must belong to root, to the current user, or to the owner of this executable, who
 /// decides what we run anyway.
 #[cfg(unix)]
@@ -110,15 +110,19 @@ fn permitted(path: &Path) -> Result<(), Verdict> {
         );
     }
     let real = path.canonicalize().map_err(unreadable)?;
-    let dir = real.parent().unwrap_or(Path::new("/"));
-    const STICKY: u32 = 0o1000;
-    match dir.metadata().map_err(unreadable)?.mode() {
-        mode if mode & 0o002 != 0 && mode & STICKY == 0 => refuse(
-            format!("everybody may replace it: {} is writable for all", dir.display()),
-            format!("chmod o-w {}", quoted(dir)),
-        ),
-        _ => Ok(()),
+    let named = path.parent().and_then(|dir| dir.canonicalize().ok()).unwrap_or_default();
+    // Where the name lies, if it is a link, and where the file lies.
+    for dir in named.ancestors().chain(real.ancestors().skip(1)) {
+        const STICKY: u32 = 0o1000;
+        let mode = dir.metadata().map_err(unreadable)?.mode();
+        if mode & 0o002 != 0 && mode & STICKY == 0 {
+            return refuse(
+                format!("everybody may replace it: {} is writable for all", dir.display()),
+                format!("chmod o-w {}", quoted(dir)),
+            );
+        }
     }
+    Ok(())
 }
 
 #[cfg(not(unix))]

@@ -1,5 +1,7 @@
 //! What an error of a plugin means: the one place that turns errors into verdicts.
 
+use std::io::ErrorKind;
+
 use sconce_conformance::answers::AnswerError;
 use sconce_plugin_api::abi::Code;
 use sconce_plugin_api::loader::{DriverError, DriverFloor, LoadError, ManifestError};
@@ -14,10 +16,18 @@ use super::verdict::Verdict;
 pub fn manifest(error: &ManifestError) -> Verdict {
     let why = error.to_string();
     match error {
-        ManifestError::Unreadable(_)
-        | ManifestError::NotALibrary(_)
-        | ManifestError::NoManifest
-        | ManifestError::Damaged(_) => Verdict::NotAPlugin { why },
+        ManifestError::Unreadable(error) if error.kind() == ErrorKind::PermissionDenied => {
+            Verdict::NotPermitted {
+                why,
+                fix: "let this user read it: chmod a+r, or start sconce as its owner".into(),
+            }
+        }
+        ManifestError::Unreadable(_) => {
+            Verdict::LoadFailed { why, fix: "see that it is there and readable: ls -l".into() }
+        }
+        ManifestError::NotALibrary(_) | ManifestError::NoManifest | ManifestError::Damaged(_) => {
+            Verdict::NotAPlugin { why }
+        }
         ManifestError::Truncated(what) => Verdict::Truncated { why: format!("it is cut short: {what}") },
         ManifestError::WrongArch { found, expected } => {
             Verdict::WrongArch { found: found.clone(), expected: expected.clone() }

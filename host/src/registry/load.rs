@@ -209,9 +209,9 @@ impl Device {
         })
     }
 
-    /// Whether it is hardware made for this work, and not the host's processor.
+    /// Whether it is anything else than the host's processor.
     pub fn is_accelerator(&self) -> bool {
-        matches!(self.kind, device::GPU | device::IGPU | device::ACCELERATOR)
+        self.kind != device::CPU
     }
 }
 

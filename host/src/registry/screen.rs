@@ -52,7 +52,7 @@ fn check_features(id: &str, missing: Vec<Missing>) -> Result<(), Verdict> {
         }
         _ => OLDER_BUILD,
     };
-    Err(Verdict::CpuFeature { why, fix: fix.to_owned() })
+    Err(Verdict::CpuFeature { why, fix: fix.to_owned(), died: false })
 }
 
 #[cfg(test)]
@@ -64,7 +64,7 @@ mod tests {
             missing.iter().map(|&(feature, os_disabled)| Missing { feature: feature.into(), os_disabled });
         match (check_features(id, missing.collect()), expected) {
             (Ok(()), None) => {}
-            (Err(Verdict::CpuFeature { why, fix }), Some((cause, command))) => {
+            (Err(Verdict::CpuFeature { why, fix, .. }), Some((cause, command))) => {
                 assert_eq!(why, cause);
                 assert!(fix.contains(command), "{fix}");
             }

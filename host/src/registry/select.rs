@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use sconce_plugin_api::loader::PluginManifest;
+
 use crate::cli::{OnFallback, SelectArgs};
 use crate::error::{Error, ModelError};
 use crate::hardware::Hardware;
@@ -24,8 +26,8 @@ pub struct Choice {
     pub path: PathBuf,
     /// SHA-256 of the plugin file.
     pub digest: String,
-    /// The manifest says that it is not for production.
-    pub test: bool,
+    /// What the plugin is called everywhere.
+    pub manifest: PluginManifest,
 }
 
 /// What was found and decided, and how far down the list of picks we are.
@@ -131,7 +133,7 @@ impl Selection {
     /// Its probe succeeded, and that means nothing any more.
     fn distrust(&mut self, pick: Pick) {
         let candidate = &self.survey.candidates[pick.candidate];
-        self.survey.cache.forget(&candidate.digest, &self.survey.conditions);
+        self.survey.cache.forget(&candidate.identity, &self.survey.conditions);
         self.survey.cache.save();
     }
 
@@ -153,7 +155,7 @@ impl Selection {
             device: Device { quirks: probed.quirks.clone(), ..device.ok_or_else(gone)? },
             path: candidate.path.clone(),
             digest: candidate.digest.clone(),
-            test: candidate.manifest.as_ref().is_some_and(|manifest| manifest.test),
+            manifest: candidate.manifest.clone().expect("a plugin that works has one"),
             backend,
         })
     }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sconce_plugin_api::loader::PluginManifest;
+use sconce_plugin_api::loader::{PluginManifest, find_listed};
 
 use crate::cli::SelectArgs;
 use crate::error::Error;
@@ -30,7 +30,10 @@ pub struct Candidate {
     /// The end of what it printed while it was probed.
     pub said: String,
     pub probe: Probe,
+    /// SHA-256 of the file.
     pub digest: String,
+    /// What it is remembered by: the digest, and where the libraries are that it lists.
+    pub(super) identity: String,
 }
 
 /// Where the verdict comes from.
@@ -95,6 +98,7 @@ fn candidate(found: Found, hardware: &Hardware) -> Candidate {
         said: String::new(),
         probe: Probe::None,
         digest: String::new(),
+        identity: String::new(),
     }
 }
 
@@ -175,6 +179,13 @@ impl Candidate {
     }
 }
 
+/// Where the libraries are that a plugin lists: the same file beside others is another plugin.
+fn libraries(candidate: &Candidate) -> String {
+    let manifest = candidate.manifest.as_ref().filter(|manifest| !manifest.libraries.is_empty());
+    let found = manifest.map(|manifest| find_listed(&candidate.path, manifest)).unwrap_or_default();
+    found.iter().map(|library| format!("\n{} {:?}", library.name, library.at)).collect()
+}
+
 /// The ids that mean plugins, and no kinds or names of devices. A file that others may write to gives none.
 pub fn ids(candidates: &[Candidate]) -> Vec<&str> {
     let trusted = candidates.iter().filter(|c| !matches!(c.verdict, Verdict::NotPermitted { .. }));
@@ -238,11 +249,12 @@ impl Survey {
                     candidate.verdict = Verdict::NotAPlugin { why: format!("it cannot be read: {error}") };
                 }
                 Ok(digest) => {
-                    candidate.digest = digest.clone();
-                    if let Some(of) = first.get(&digest) {
+                    let identity = format!("{digest}{}", libraries(candidate));
+                    (candidate.digest, candidate.identity) = (digest, identity.clone());
+                    if let Some(of) = first.get(&identity) {
                         candidate.verdict = Verdict::Duplicate { of: of.clone() };
                     } else {
-                        first.insert(digest, candidate.path.display().to_string());
+                        first.insert(identity, candidate.path.display().to_string());
                     }
                 }
             }
@@ -255,7 +267,7 @@ impl Survey {
         let mut left = self.open();
         left.retain(|&at| {
             let candidate = &mut self.candidates[at];
-            let known = self.cache.recall(&candidate.digest, &self.conditions);
+            let known = self.cache.recall(&candidate.identity, &self.conditions);
             match known.filter(|known| is_believed(known, args)) {
                 None => true,
                 Some(outcome) => {
@@ -292,7 +304,7 @@ impl Survey {
         let probed = prober.probe(&files);
         for (at, probed) in open.iter().zip(probed) {
             let candidate = &mut self.candidates[*at];
-            self.cache.remember(&candidate.digest, &self.conditions, &probed.outcome);
+            self.cache.remember(&candidate.identity, &self.conditions, &probed.outcome);
             candidate.probe = Probe::Fresh(probed.took);
             candidate.said = probed.said;
             candidate.opened(probed.outcome);

@@ -79,6 +79,8 @@ pub enum Verdict {
     CpuFeature {
         why: String,
         fix: String,
+        /// The probe died of it, although the file's own list of features says that it fits.
+        died: bool,
     },
     DriverMissing {
         why: String,
@@ -132,7 +134,8 @@ pub enum Stage {
 }
 
 impl Stage {
-    fn words(self) -> &'static str {
+    /// When, in words.
+    pub fn words(self) -> &'static str {
         match self {
             Stage::Start => "before it was opened",
             Stage::Driver => "while its driver was asked",
@@ -180,7 +183,8 @@ impl Verdict {
         matches!(self, Verdict::Ok)
     }
 
-    /// Whether something is broken, as opposed to not meant for this machine or not needed.
+    /// Whether something is broken, as opposed to not meant for this machine or not needed. A driver that is missing is
+    /// no fault, and a library is: the driver is asked first, so what lacks a library has a device to run on.
     pub fn is_fault(&self) -> bool {
         if let Verdict::Quarantined { then, .. } = self {
             return then.is_fault();
@@ -191,8 +195,7 @@ impl Verdict {
                 | Verdict::WrongArch { .. }
                 | Verdict::WrongOs { .. }
                 | Verdict::Duplicate { .. }
-                | Verdict::CpuFeature { .. }
-                | Verdict::MissingLibrary { .. }
+                | Verdict::CpuFeature { died: false, .. }
                 | Verdict::DriverMissing { .. }
                 | Verdict::NoDevice { .. }
                 | Verdict::NotChosen { .. }
@@ -267,7 +270,7 @@ impl Verdict {
         let file = quoted(file);
         match self {
             Verdict::Ok | Verdict::NotChosen { .. } => String::new(),
-            Verdict::NotAPlugin { .. } => format!("take it out of the plugin directory: rm {file}"),
+            Verdict::NotAPlugin { .. } => format!("take it out of the plugin directory: mv {file} ELSEWHERE"),
             Verdict::Truncated { .. } => {
                 format!("copy the whole file again, and look at it: sconce plugin inspect {file}")
             }
@@ -372,7 +375,7 @@ mod tests {
             Verdict::Crashed { signal: text(), stage, said: said.clone() },
             Verdict::Exited { status: 0, stage, said: said.clone() },
             Verdict::TimedOut { seconds: 20, stage, said },
-            Verdict::CpuFeature { why: text(), fix: text() },
+            Verdict::CpuFeature { why: text(), fix: text(), died: true },
             Verdict::DriverMissing { why: text(), fix: text() },
             Verdict::DriverTooOld { why: text(), fix: text() },
             Verdict::NoDevice { why: text() },

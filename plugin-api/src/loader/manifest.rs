@@ -224,7 +224,23 @@ pub fn read_manifest(path: &Path) -> Result<PluginManifest, ManifestError> {
 
 fn parse(section: &[u8]) -> Result<PluginManifest, ManifestError> {
     let json = unframe(section).ok_or_else(|| ManifestError::Damaged("its frame is wrong".into()))?;
-    serde_json::from_slice(json).map_err(|e| ManifestError::Damaged(e.to_string()))
+    let manifest: PluginManifest =
+        serde_json::from_slice(json).map_err(|e| ManifestError::Damaged(e.to_string()))?;
+    let names = [("id", &manifest.id), ("variant", &manifest.variant), ("version", &manifest.version)];
+    if manifest.id.is_empty() || manifest.id == "auto" {
+        return Err(ManifestError::Damaged(format!("`{}` is no id", manifest.id)));
+    }
+    match names.iter().find(|(_, name)| !name.chars().all(is_plain)) {
+        Some((key, name)) => Err(ManifestError::Damaged(format!(
+            "its {key} {name:?} has other characters than letters, digits and `._+-`"
+        ))),
+        None => Ok(manifest),
+    }
+}
+
+/// What can be typed, and stand in a header and a line of a log.
+fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "._+-".contains(c)
 }
 
 fn unframe(section: &[u8]) -> Option<&[u8]> {

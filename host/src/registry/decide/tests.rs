@@ -39,6 +39,7 @@ fn plugin(name: &str, kind: &str, scores: &[u32]) -> Candidate {
         said: String::new(),
         probe: Probe::None,
         digest: String::new(),
+        identity: String::new(),
     }
 }
 
@@ -236,7 +237,7 @@ fn a_later_wish_is_a_fallback() {
 
 #[test]
 fn only_gpus_where_one_is_required() {
-    asked("auto", vec![cpu()]).requiring_gpu().gives("", None);
+    asked("auto", vec![cpu()]).requiring_gpu().gives("", Some(("gpu", "NO_DEVICE")));
     asked("auto", vec![cpu(), cuda()]).requiring_gpu().gives("cuda:0=1000 cuda:1=1000", None);
     asked("auto", vec![cpu()]).requiring_gpu().with_gpu().gives("", Some(("cuda", "NOT_INSTALLED")));
     asked("cpu", vec![cpu()]).requiring_gpu().gives("", Some(("cpu", "NO_DEVICE")));
@@ -279,7 +280,10 @@ fn a_better_plugin_that_is_broken_is_a_fallback() {
     let mut next_level = plugin("cpu@x86-64-v4", "cpu", &[]);
     next_level.manifest.as_mut().expect("it has one").cpu_features = vec!["avx512f".into()];
     check(
-        refused(next_level.clone(), Verdict::CpuFeature { why: "avx512f".into(), fix: String::new() }),
+        refused(
+            next_level.clone(),
+            Verdict::CpuFeature { why: "avx512f".into(), fix: String::new(), died: false },
+        ),
         None,
     );
     check(crashed(next_level), Some(("cpu@x86-64-v4", "CRASHED")));

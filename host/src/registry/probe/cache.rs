@@ -83,8 +83,9 @@ impl Cache {
     }
 
     fn at(file: Option<PathBuf>) -> Self {
-        let content =
-            file.as_deref().and_then(|file| serde_json::from_slice(&std::fs::read(file).ok()?).ok());
+        // A pipe in its place would be waited for.
+        let regular = file.as_deref().filter(|file| file.is_file());
+        let content = regular.and_then(|file| serde_json::from_slice(&std::fs::read(file).ok()?).ok());
         let content = content.filter(|content: &Content| content.version == VERSION);
         let empty = Content { version: VERSION, ..Content::default() };
         Cache { file, content: content.unwrap_or(empty), changed: false }
@@ -109,7 +110,8 @@ impl Cache {
     /// What the same file did under the same conditions.
     pub fn recall(&self, digest: &str, conditions: &Conditions) -> Option<Result<Opened, Verdict>> {
         let entry = self.content.probes.get(&key(digest, conditions))?;
-        let seconds_ago = now_seconds().saturating_sub(entry.at);
+        // An entry from the future was written under a wrong clock.
+        let seconds_ago = now_seconds().checked_sub(entry.at).unwrap_or(QUARANTINE);
         match &entry.outcome {
             Outcome::Opened(opened) if all_work(opened) => Some(Ok(opened.clone())),
             _ if seconds_ago >= QUARANTINE => None,

@@ -9,39 +9,62 @@ use crate::registry::{Backend, Device, judge};
 
 use super::answer::{ProbedDevice, Writer};
 
+/// The status of a child that could not write down what it found.
+pub(super) const UNWRITTEN: i32 = 97;
+
 /// Probes, writes the answer, and ends the process in a way that runs no code of the plugin.
 pub fn run(args: &ProbeArgs) -> Result<Exit, Error> {
     quiet_death();
-    let failed = |source| Error::Output { path: args.answer.clone(), source };
-    let mut writer = Writer::create(&args.answer, args.nonce).map_err(failed)?;
-    if let Err(verdict) = probe(args, &mut writer) {
-        writer.refused(verdict).map_err(failed)?;
+    let written = Writer::create(&args.answer, args.nonce).and_then(|mut writer| {
+        let found = probe(args, &mut writer)?;
+        found.map_or_else(|verdict| writer.refused(verdict), |()| Ok(()))
+    });
+    match written {
+        Ok(()) => end(),
+        // No handler of the plugin is worth running here either, but the parent is told by the status.
+        Err(_) => std::process::exit(UNWRITTEN),
     }
-    end()
 }
 
-fn probe(args: &ProbeArgs, writer: &mut Writer) -> Result<(), Verdict> {
-    // A line that cannot be written is missed by the parent, which says so.
-    let mut stage = |stage| drop(writer.stage(stage));
-    let manifest = read_manifest(&args.file).map_err(|e| judge::manifest(&e))?;
-    if let Some(driver) = &manifest.driver {
-        stage(Stage::Driver);
-        preflight(driver)?;
-    }
-    stage(Stage::Open);
-    let backend = Backend::open_in_steps(&args.file, &args.option, || stage(Stage::Create));
-    let backend = backend.map_err(|e| judge::file(&e))?;
-    stage(Stage::Devices);
-    let devices = backend.devices().map_err(|e| judge::plugin(&e))?;
-    if devices.is_empty() {
-        return Err(Verdict::NoDevice { why: "it finds no device on this machine".into() });
-    }
-    stage(Stage::Answers);
-    drop(writer.opened(&backend.abi, &backend.engine, &devices));
+/// The outer result is that of writing, the inner one that of the plugin.
+fn probe(args: &ProbeArgs, writer: &mut Writer) -> std::io::Result<Result<(), Verdict>> {
+    let (backend, devices) = match open(args, writer)? {
+        Ok(opened) => opened,
+        Err(verdict) => return Ok(Err(verdict)),
+    };
+    writer.stage(Stage::Answers)?;
+    writer.opened(&backend.abi, &backend.engine, &devices)?;
     for device in devices {
-        drop(writer.device(check(&backend, device, args)));
+        writer.device(check(&backend, device, args))?;
     }
-    Ok(())
+    Ok(Ok(()))
+}
+
+type Opened = (Backend, Vec<Device>);
+
+fn open(args: &ProbeArgs, writer: &mut Writer) -> std::io::Result<Result<Opened, Verdict>> {
+    let manifest = match read_manifest(&args.file) {
+        Ok(manifest) => manifest,
+        Err(error) => return Ok(Err(judge::manifest(&error))),
+    };
+    if let Some(driver) = &manifest.driver {
+        writer.stage(Stage::Driver)?;
+        if let Err(verdict) = preflight(driver) {
+            return Ok(Err(verdict));
+        }
+    }
+    writer.stage(Stage::Open)?;
+    let mut created = Ok(());
+    let backend = Backend::open_in_steps(&args.file, &args.option, || created = writer.stage(Stage::Create));
+    created?;
+    writer.stage(Stage::Devices)?;
+    Ok(backend.map_err(|e| judge::file(&e)).and_then(|backend| {
+        let devices = backend.devices().map_err(|e| judge::plugin(&e))?;
+        match devices.as_slice() {
+            [] => Err(Verdict::NoDevice { why: "it finds no device on this machine".into() }),
+            _ => Ok((backend, devices)),
+        }
+    }))
 }
 
 /// Asks the driver before the plugin does: is it there, is it new enough, has it devices.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
@@ -13,6 +14,7 @@ use crate::hardware::VARIABLES;
 use crate::registry::verdict::{OLDER_BUILD, Stage, Verdict};
 
 use super::answer::{self, Opened};
+use super::child::UNWRITTEN;
 
 /// Variables that any program may need. A child gets these, those that change what a backend finds, and those of
 /// plugins; everything else stays outside.
@@ -31,6 +33,8 @@ const BASIC: [&str; 10] = [
 
 /// Most of what a child prints that is kept, in bytes: the end of it.
 const KEPT: usize = 8 << 10;
+/// Children at one time: more would fight for the cores and for descriptors.
+const AT_ONCE: usize = 16;
 /// How often a child is looked at.
 const TICK: Duration = Duration::from_millis(1);
 /// For a killed child to be gone; one that hangs in a driver may never be.
@@ -39,7 +43,7 @@ const LAST_RESPECTS: Duration = Duration::from_secs(1);
 /// What our directories begin with.
 const WORK: &str = "sconce-probe-";
 /// No probing takes so long.
-const LEFT_BEHIND: Duration = Duration::from_secs(24 * 3600);
+const LEFT_BEHIND: Duration = Duration::from_secs(2 * 3600);
 /// For what a child that ended wrote last.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -84,14 +88,20 @@ impl Prober {
 
     /// Probes all files at once; the results are in their order.
     pub fn probe(&self, files: &[&Path]) -> Vec<Probed> {
-        std::thread::scope(|scope| {
-            let start = |(at, file): (usize, &&Path)| {
-                let file = file.to_path_buf();
-                scope.spawn(move || self.probe_one(at, &file))
-            };
-            let threads: Vec<_> = files.iter().enumerate().map(start).collect();
-            threads.into_iter().map(|thread| thread.join().expect("probing does not panic")).collect()
-        })
+        let mut probed = Vec::new();
+        for files in files.chunks(AT_ONCE) {
+            let first = probed.len();
+            probed.extend(std::thread::scope(|scope| {
+                let start = |(at, file): (usize, &&Path)| {
+                    let file = file.to_path_buf();
+                    let thread = std::thread::Builder::new();
+                    thread.spawn_scoped(scope, move || self.probe_one(first + at, &file))
+                };
+                let threads: Vec<_> = files.iter().enumerate().map(start).collect();
+                threads.into_iter().map(finished).collect::<Vec<_>>()
+            }));
+        }
+        probed
     }
 
     fn probe_one(&self, at: usize, file: &Path) -> Probed {
@@ -100,10 +110,7 @@ impl Prober {
         let nonce: u64 = rand::random();
         let (outcome, said) = match self.command(file, &answer_file, nonce).spawn() {
             Ok(child) => self.judge(child, &answer_file, nonce),
-            Err(error) => {
-                let why = format!("its probe cannot be started: {error}");
-                (Err(Verdict::LoadFailed { why, fix: String::new() }), String::new())
-            }
+            Err(error) => return not_started(&error),
         };
         Probed { outcome, said, took: begin.elapsed() }
     }
@@ -153,6 +160,20 @@ impl Prober {
             }
         }
     }
+}
+
+/// The result of a thread, which the system may have refused to start.
+fn finished(thread: std::io::Result<ScopedJoinHandle<'_, Probed>>) -> Probed {
+    match thread {
+        Ok(thread) => thread.join().expect("probing does not panic"),
+        Err(error) => not_started(&error),
+    }
+}
+
+fn not_started(error: &std::io::Error) -> Probed {
+    let why = format!("its probe cannot be started: {error}");
+    let outcome = Err(Verdict::LoadFailed { why, fix: String::new() });
+    Probed { outcome, said: String::new(), took: Duration::ZERO }
 }
 
 /// A directory of our own with the models of the answer check, where one can be written.
@@ -223,7 +244,7 @@ fn wait(child: &mut Child, timeout: Duration) -> Option<ExitStatus> {
     }
 }
 
-/// Ends the child and whatever it started.
+/// Ends the child and its group. What left the group, as a daemon does, is out of reach.
 fn end_group(child: &mut Child) {
     #[cfg(unix)]
     if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
@@ -238,6 +259,10 @@ fn end_group(child: &mut Child) {
 /// How a child ended that came to no answer.
 fn without_answer(status: ExitStatus, stage: Stage, said: String) -> Verdict {
     match death(status, stage, said) {
+        Verdict::Exited { status: UNWRITTEN, .. } => Verdict::LoadFailed {
+            why: "its probe could not write down what it found".into(),
+            fix: "make room in the directory for temporary files (TMPDIR)".into(),
+        },
         // Nothing of the plugin had run.
         Verdict::Exited { status, stage: Stage::Start, said } => Verdict::LoadFailed {
             why: format!("its probe ended with status {status} before it began: {}", said.trim()),
@@ -253,8 +278,12 @@ fn death(status: ExitStatus, stage: Stage, said: String) -> Verdict {
     use std::os::unix::process::ExitStatusExt;
     match status.signal() {
         Some(signal) if signal == Signal::ILL.as_raw() => Verdict::CpuFeature {
-            why: "it ran into an instruction that this processor lacks (SIGILL)".to_owned(),
-            fix: OLDER_BUILD.to_owned(),
+            why: format!(
+                "it died of SIGILL {}: of an instruction that this processor lacks, or of a trap of its own",
+                stage.words()
+            ),
+            fix: format!("{OLDER_BUILD}, or another version of it"),
+            died: true,
         },
         Some(signal) => Verdict::Crashed { signal: signal_name(signal), stage, said },
         None => Verdict::Exited { status: status.code().unwrap_or(-1), stage, said },
@@ -293,7 +322,8 @@ fn tail(pipe: Option<impl Read + Send + 'static>) -> Tail {
     let kept = Arc::new(Mutex::new(Vec::new()));
     let (reading, ended) = channel();
     let into = kept.clone();
-    std::thread::spawn(move || {
+    // Without the thread the words are lost, and the child may have to wait for its timeout.
+    let _ = std::thread::Builder::new().spawn(move || {
         let _reading: Sender<()> = reading;
         let (mut pipe, mut part) = (pipe?, [0; 4096]);
         while let Ok(count @ 1..) = pipe.read(&mut part) {
@@ -312,6 +342,8 @@ impl Tail {
     fn text(&self) -> String {
         // Nothing is ever sent: waiting ends when the thread does, or when the moment is over.
         let _ = self.ended.recv_timeout(LAST_WORDS);
-        String::from_utf8_lossy(&self.kept.lock().expect("no holder panics")).into_owned()
+        let kept = self.kept.lock().expect("no holder panics");
+        // It is shown on terminals, which obey control characters.
+        String::from_utf8_lossy(&kept).replace(|c: char| c.is_control() && c != '\n' && c != '\t', " ")
     }
 }

@@ -83,7 +83,7 @@ fn bad_failures_are_recalled_as_a_quarantine_and_passing_ones_are_not() {
     check(Err(crashed()), true);
     check(Err(Verdict::Exited { status: 0, stage: Stage::Create, said: String::new() }), true);
     check(Err(Verdict::TimedOut { seconds: 20, stage: Stage::Create, said: String::new() }), true);
-    check(Err(Verdict::CpuFeature { why: "an instruction".into(), fix: String::new() }), true);
+    check(Err(Verdict::CpuFeature { why: "an instruction".into(), fix: String::new(), died: true }), true);
     check(Ok(opened(&[Verdict::WrongResult { why: "off".into() }])), true);
     check(Ok(opened(&[Verdict::OutOfMemory { why: "full".into() }])), false);
     check(Err(Verdict::NoDevice { why: "none".into() }), false);
