@@ -74,6 +74,7 @@ fn requests_arrive_at_a_rate() {
     let sizes = ["--rate", "100", "--requests", "50", "--prompt-tokens", "4", "--generate", "2"];
     let loads = loads(&server.url, &sizes, 0);
     assert_eq!((loads.len(), &loads[0]["rate"], counts(&loads[0])), (1, &100.0.into(), [50, 50, 0]));
+    assert!(loads[0]["sent_late_ms"].as_f64().is_some_and(|late| late >= 0.0), "{loads:?}");
     // The seed's last arrival is after about half a second, however fast the server is.
     assert!(loads[0]["seconds"].as_f64().is_some_and(|seconds| seconds > 0.3), "{loads:?}");
 }
@@ -129,12 +130,23 @@ fn a_model_that_is_not_served_is_the_servers_word() {
 }
 
 #[test]
+fn answers_that_take_too_long_are_failures() {
+    let server = Server::mock("slow_ms=300", &[]);
+    let sizes = ["--timeout", "1", "--concurrency", "2", "--requests", "4", "--prompt-tokens", "2"];
+    let loads = loads(&server.url, &sizes, FAILED);
+    let errors = &loads[0]["errors"];
+    assert_eq!((&errors[0]["kind"], &errors[0]["count"]), (&"timeout".into(), &4.into()), "{loads:?}");
+    // A request that is given up is cancelled, or the server would go on for nobody.
+    server.idle();
+}
+
+#[test]
 fn what_cannot_be_measured_is_said_at_once() {
     let nobody = format!("http://127.0.0.1:{}", free_port());
     bench(&nobody, &[]).explained(FAILED, &[&nobody, "cannot be reached", "start the server"]);
     bench(&nobody, &["--served-model", "x"]).explained(FAILED, &["cannot be reached"]);
     bench("https://127.0.0.1", &[]).explained(USAGE, &["only plain HTTP"]);
-    bench("127.0.0.1:8080", &[]).explained(USAGE, &["it is not a URL"]);
+    bench("127.0.0.1:8080", &[]).explained(USAGE, &["does not begin with http://"]);
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let url = format!("http://{}", silent.local_addr().expect("a bound socket has an address"));
     bench(&url, &["--timeout", "1"]).explained(FAILED, &["no complete answer within 1 s"]);

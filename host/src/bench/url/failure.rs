@@ -38,6 +38,14 @@ impl Failure {
         }
     }
 
+    /// What happened, without what the kind says already.
+    pub fn details(&self) -> String {
+        match self {
+            Failure::Status { message, .. } => message.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// The status of the answer, where that says it all.
     pub fn status(&self) -> Option<u16> {
         match self {

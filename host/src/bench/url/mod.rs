@@ -31,6 +31,9 @@ use target::Target;
 use timeline::Answer;
 use workload::{Ask, Shape, Workload, arrivals};
 
+/// What became of a request.
+type Outcome = Result<Answer, Failure>;
+
 /// Measures a server and prints; fails if no request at all was answered.
 pub fn run(url: &str, args: &BenchArgs) -> Result<Exit, Error> {
     let flags = &args.server;
@@ -147,7 +150,7 @@ impl Bench {
         asks
     }
 
-    async fn answer(&self, ask: Ask) -> Result<Answer, Failure> {
+    async fn answer(&self, ask: Ask) -> Outcome {
         self.client.stream(self.path(), ask.body(&self.model, self.chat).to_string()).await
     }
 
@@ -168,26 +171,30 @@ impl Bench {
         tracing::info!("{load}: {requests} requests");
         let asks = self.asks(requests);
         let begin = Instant::now();
-        let outcomes = match load {
-            Load::Concurrency(count) => self.closed_loop(asks, count).await,
+        let (outcomes, late) = match load {
+            Load::Concurrency(count) => (self.closed_loop(asks, count).await, None),
             Load::Rate(rate) => self.open_loop(asks, rate).await,
         };
-        Measured { load, figures: Figures::of(&outcomes, begin.elapsed()) }
+        let figures = Figures::of(&outcomes, begin.elapsed());
+        Measured { load, sent_late_ms: late.map(|late| late.as_secs_f64() * 1e3), figures }
     }
 
     /// Sends a request whenever fewer than `count` are in flight.
-    async fn closed_loop(&self, asks: Vec<Ask>, count: u32) -> Vec<Result<Answer, Failure>> {
+    async fn closed_loop(&self, asks: Vec<Ask>, count: u32) -> Vec<Outcome> {
         stream::iter(asks).map(|ask| self.answer(ask)).buffer_unordered(count as usize).collect().await
     }
 
-    /// Sends each request when it is due.
-    async fn open_loop(&self, asks: Vec<Ask>, rate: f64) -> Vec<Result<Answer, Failure>> {
+    /// Sends each request when it is due, and says how late the latest was sent.
+    async fn open_loop(&self, asks: Vec<Ask>, rate: f64) -> (Vec<Outcome>, Option<Duration>) {
         let begin = tokio::time::Instant::now();
         let due = arrivals(rate, asks.len() as u32, self.shape.seed);
         let timed = asks.into_iter().zip(due).map(|(ask, due)| async move {
             tokio::time::sleep_until(begin + due).await;
-            self.answer(ask).await
+            let late = begin.elapsed().saturating_sub(due);
+            (self.answer(ask).await, late)
         });
-        timed.collect::<stream::FuturesUnordered<_>>().collect().await
+        let sent: Vec<_> = timed.collect::<stream::FuturesUnordered<_>>().collect().await;
+        let (outcomes, late): (Vec<_>, Vec<_>) = sent.into_iter().unzip();
+        (outcomes, late.into_iter().max())
     }
 }

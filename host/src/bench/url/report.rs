@@ -23,6 +23,9 @@ pub struct Report {
 pub struct Measured {
     #[serde(flatten)]
     pub load: Load,
+    /// How late the latest request was sent, in an open loop: much means that the generator is what is slow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent_late_ms: Option<f64>,
     #[serde(flatten)]
     pub figures: Figures,
 }
@@ -61,10 +64,13 @@ pub fn table(report: &Report) -> String {
     text
 }
 
-fn block(Measured { load, figures }: &Measured) -> String {
+fn block(Measured { load, sent_late_ms, figures }: &Measured) -> String {
     let Figures { requests, succeeded, failed, seconds, .. } = figures;
     let mut text =
         format!("\n{load}: {requests} requests, {succeeded} answered, {failed} failed, in {seconds:.2} s\n");
+    if let Some(late) = sent_late_ms {
+        text += &format!("  each sent when due, or up to {late:.2} ms later\n");
+    }
     for error in &figures.errors {
         text += &format!("  failed {} x {}, first: {}\n", error.count, error.kind, error.first);
     }

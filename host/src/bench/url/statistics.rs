@@ -108,12 +108,8 @@ impl Figures {
 fn by_kind<'a>(failures: impl Iterator<Item = &'a Failure>) -> Vec<Failed> {
     let mut kinds: BTreeMap<String, Failed> = BTreeMap::new();
     for failure in failures {
-        let first = || Failed {
-            kind: failure.kind(),
-            status: failure.status(),
-            count: 0,
-            first: failure.to_string(),
-        };
+        let first =
+            || Failed { kind: failure.kind(), status: failure.status(), count: 0, first: failure.details() };
         kinds.entry(failure.kind()).or_insert_with(first).count += 1;
     }
     kinds.into_values().collect()
@@ -179,6 +175,7 @@ mod tests {
         let errors: Vec<_> =
             figures.errors.iter().map(|error| (error.kind.as_str(), error.status, error.count)).collect();
         assert_eq!(errors, [("incomplete", None, 1), ("status 429", Some(429), 2)]);
+        assert_eq!(figures.errors[1].first, "full");
     }
 
     #[test]
