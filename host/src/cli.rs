@@ -3,8 +3,11 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::bench::{self, ServerFlags, Span};
 use crate::models::MAX_BATCH_TOKENS;
 use crate::registry::Policy;
 
@@ -20,6 +23,40 @@ pub struct Cli {
     pub log: LogArgs,
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Reads the command line; ends the process with words if it makes no sense, or asks for help.
+    pub fn read() -> Cli {
+        let mut command = Cli::command();
+        let matches = command.get_matches_mut();
+        if let Err(error) = either_server_or_model(&mut command, &matches) {
+            error.exit();
+        }
+        Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// Refuses flags of `bench` for a model in this process beside `--url`. What the environment says of such models
+/// is passed over: it was not said of this run.
+fn either_server_or_model(command: &mut clap::Command, matches: &ArgMatches) -> Result<(), clap::Error> {
+    let Some(bench) = matches.subcommand_matches("bench").filter(|bench| bench.contains_id("url")) else {
+        return Ok(());
+    };
+    let command = command.find_subcommand_mut("bench").expect("it was found in the command line");
+    let conflicting = |arg: &&clap::Arg| {
+        let id = arg.get_id().as_str();
+        let of_model = arg.get_help_heading() != Some(bench::HEADING) && !bench::SHARED.contains(&id);
+        of_model && bench.value_source(id) == Some(ValueSource::CommandLine)
+    };
+    let conflict = command.get_arguments().find(conflicting).map(ToString::to_string);
+    match conflict {
+        None => Ok(()),
+        Some(arg) => {
+            let words = format!("the argument '--url <URL>' cannot be used with '{arg}'\n");
+            Err(command.error(ErrorKind::ArgumentConflict, words))
+        }
+    }
 }
 
 /// Where and how much is logged. The log goes to stderr.
@@ -208,9 +245,9 @@ pub struct BenchArgs {
     /// Prompt lengths to measure, in tokens
     #[arg(long, value_name = "TOKENS", value_delimiter = ',', default_values_t = [128, 512], value_parser = clap::value_parser!(u32).range(1..))]
     pub prompt: Vec<u32>,
-    /// Tokens to generate
-    #[arg(long, value_name = "TOKENS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
-    pub generate: u32,
+    /// Tokens to generate; with --url, tokens to ask for, or a range A:B to draw from
+    #[arg(long, value_name = "TOKENS", default_value_t = Span { from: 64, to: 64 })]
+    pub generate: Span,
     /// Sequences that generate at once
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 8], value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_BATCH_TOKENS)))]
     pub parallel: Vec<u32>,
@@ -220,6 +257,8 @@ pub struct BenchArgs {
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub server: ServerFlags,
 }
 
 #[derive(Debug, Args)]
@@ -373,7 +412,7 @@ pub fn variables() -> HashSet<String> {
         command.get_subcommands().for_each(|command| of(command, all));
     }
     let mut all = HashSet::new();
-    of(&<Cli as clap::CommandFactory>::command(), &mut all);
+    of(&Cli::command(), &mut all);
     all
 }
 
@@ -392,7 +431,6 @@ fn positive(text: &str) -> Result<usize, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_definition_is_sound() {

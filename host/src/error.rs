@@ -54,6 +54,8 @@ pub enum Error {
     Scratch { source: std::io::Error },
     #[error("the engine stopped")]
     Engine { source: ExecError },
+    #[error("cannot measure {url}")]
+    Server { url: String, cause: String, fix: String },
     #[error("{what}")]
     System { what: &'static str, source: std::io::Error },
 }
@@ -107,6 +109,7 @@ impl Error {
             | Error::Output { .. }
             | Error::Scratch { .. }
             | Error::Engine { .. }
+            | Error::Server { .. }
             | Error::System { .. } => Exit::Failed,
         }
     }
@@ -125,9 +128,10 @@ impl Error {
     /// Why, on one line, for places that show what failed by themselves.
     pub fn cause(&self) -> String {
         match self {
-            Error::Usage { cause, .. } | Error::Backend { cause, .. } | Error::Input { cause, .. } => {
-                cause.clone()
-            }
+            Error::Usage { cause, .. }
+            | Error::Backend { cause, .. }
+            | Error::Server { cause, .. }
+            | Error::Input { cause, .. } => cause.clone(),
             Error::PluginFile { verdict, .. } => format!("{}, {}", verdict.code(), verdict.cause()),
             Error::NoBackend { considered, .. } if considered.is_empty() => "no plugin was found".to_owned(),
             Error::NoBackend { considered, .. } => considered.join("\n"),
@@ -146,7 +150,7 @@ impl Error {
             Error::LogFilter { .. } => {
                 "use a level (`info`) or targets with levels (`sconce=debug,warn`)".into()
             }
-            Error::Usage { fix, .. } | Error::Backend { fix, .. } => fix.clone(),
+            Error::Usage { fix, .. } | Error::Backend { fix, .. } | Error::Server { fix, .. } => fix.clone(),
             Error::NoBackend { require_gpu: true, .. } => {
                 "see what keeps a GPU from being used: sconce doctor; or start without --require-gpu".into()
             }

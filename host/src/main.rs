@@ -30,15 +30,13 @@ mod standing;
 mod text;
 mod verify;
 
-use clap::Parser;
-
 use cli::{Cli, Command, PluginCommand};
 use error::{Error, Exit};
 
 fn main() -> std::process::ExitCode {
     environment::drop_empty_variables();
     environment::drop_empty_directories();
-    let cli = Cli::parse();
+    let cli = Cli::read();
     // Thread pools inside plugins read their sizes once, from the environment: before any thread starts.
     environment::set_thread_counts(cli.command.threads());
     let result = logging::init(&cli.log).and_then(|()| run(cli.command));

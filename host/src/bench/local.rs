@@ -1,4 +1,4 @@
-//! `sconce bench`: prompt and generation speed of a model on a backend, without HTTP in between.
+//! `sconce bench` without `--url`: prompt and generation speed of a model on a backend, without HTTP in between.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -40,6 +40,7 @@ struct Row {
 
 /// Measures and prints.
 pub fn run(args: &BenchArgs) -> Result<Exit, Error> {
+    let generated = generated(args)?;
     let choice = select_one(&args.engine.select)?;
     let path = args.model.clone().map_or_else(models::demo_model, Ok)?;
     let in_model = |source| Error::model(&path, source);
@@ -50,8 +51,8 @@ pub fn run(args: &BenchArgs) -> Result<Exit, Error> {
     let mut executor =
         models::load_with_progress(&choice.backend, &files.source, &plan, |_| true).map_err(in_model)?;
     let load_seconds = begin.elapsed().as_secs_f64();
-    fits(args, executor.facts().max_context)?;
-    let rows = measure(executor.as_mut(), args).map_err(|source| Error::Engine { source })?;
+    fits(args, generated, executor.facts().max_context)?;
+    let rows = measure(executor.as_mut(), args, generated).map_err(|source| Error::Engine { source })?;
     let report = Report {
         model: models::name_of(Path::new(&path), &files.source),
         backend: choice.backend.name(),
@@ -65,8 +66,17 @@ pub fn run(args: &BenchArgs) -> Result<Exit, Error> {
     Ok(Exit::Done)
 }
 
+/// A range makes sense for a server only: here all sequences grow at once.
+fn generated(args: &BenchArgs) -> Result<u32, Error> {
+    args.generate.single().ok_or_else(|| Error::Usage {
+        what: format!("--generate {}", args.generate),
+        cause: "without --url it is one number".into(),
+        fix: "give one, such as `--generate 64`".into(),
+    })
+}
+
 /// Refuses what the context cannot hold before anything is measured.
-fn fits(args: &BenchArgs, context: u32) -> Result<(), Error> {
+fn fits(args: &BenchArgs, generated: u32, context: u32) -> Result<(), Error> {
     let too_long = |what: String, tokens: u32| Error::Usage {
         what,
         cause: format!("that takes {tokens} tokens, and the context holds {context}"),
@@ -75,24 +85,24 @@ fn fits(args: &BenchArgs, context: u32) -> Result<(), Error> {
     if let Some(&tokens) = args.prompt.iter().find(|tokens| **tokens > context) {
         return Err(too_long(format!("--prompt {tokens}"), tokens));
     }
-    match SHORT_PROMPT.saturating_add(args.generate) {
-        tokens if tokens > context => Err(too_long(format!("--generate {}", args.generate), tokens)),
+    match SHORT_PROMPT.saturating_add(generated) {
+        tokens if tokens > context => Err(too_long(format!("--generate {generated}"), tokens)),
         _ => Ok(()),
     }
 }
 
-fn measure(executor: &mut dyn Executor, args: &BenchArgs) -> Result<Vec<Row>, ExecError> {
+fn measure(executor: &mut dyn Executor, args: &BenchArgs, generated: u32) -> Result<Vec<Row>, ExecError> {
     let mut rows = Vec::new();
     for &tokens in &args.prompt {
         let times = repeat(args.repeat, || prompt(executor, tokens))?;
         rows.push(Row::new(format!("prompt {tokens}"), 1, tokens, times));
     }
     for &sequences in &args.parallel {
-        let times = repeat(args.repeat, || generate(executor, sequences, args.generate))?;
+        let times = repeat(args.repeat, || generate(executor, sequences, generated))?;
         rows.push(Row::new(
-            format!("generate {} x {sequences}", args.generate),
+            format!("generate {generated} x {sequences}"),
             sequences,
-            args.generate * sequences,
+            generated * sequences,
             times,
         ));
     }
