@@ -2,7 +2,7 @@
 //!
 //! [`GgufWriter`] collects keys and tensors and writes the header; the [`TensorData`] that this gives takes the
 //! tensors' bytes in any pieces, so that a file may be larger than memory. What goes into the tensors, and where the
-//! file lies, is left to the caller. [`super::parse`] is the way back.
+//! file lies, is left to the caller. [`Gguf::parse`](super::Gguf::parse) is the way back.
 //!
 //! Source: ggml's `docs/gguf.md`.
 
