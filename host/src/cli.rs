@@ -10,6 +10,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
 use crate::bench::{self, ServerFlags, Span};
 use crate::models::MAX_BATCH_TOKENS;
 use crate::registry::Policy;
+use crate::synthesize::{self, Quant, Shape};
 
 /// Serve language models over HTTP through the backend plugin this machine can use.
 #[derive(Debug, Parser)]
@@ -80,7 +81,7 @@ pub enum LogFormat {
 pub enum Command {
     /// Serve a model over HTTP: the OpenAI API and the worker protocol
     Serve(ServeArgs),
-    /// Measure prompt and generation speed of a model
+    /// Measure prompt and generation speed of a model, or write a model to measure
     Bench(BenchArgs),
     /// Compare a backend's numbers with a reference
     Verify(VerifyArgs),
@@ -254,11 +255,45 @@ pub struct BenchArgs {
     /// Measured repetitions, after one that is not counted
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: u32,
+    #[command(flatten)]
+    pub synthesize: SynthesizeArgs,
+    /// Seed of what is drawn: with --synthesize weights; with --url lengths, words and arrivals
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
     pub server: ServerFlags,
+}
+
+/// A model to write, instead of measuring one.
+#[derive(Debug, Args)]
+pub struct SynthesizeArgs {
+    /// Measure nothing, and write a GGUF file of random weights in the shape of a known model, such as Llama-3.2-1B
+    #[arg(
+        long = "synthesize",
+        value_name = "SHAPE",
+        value_parser = synthesize::named,
+        requires = "out",
+        conflicts_with_all = ["prompt", "generate", "parallel", "repeat"]
+    )]
+    pub shape: Option<&'static Shape>,
+    /// What its weights are stored as
+    #[arg(long, value_enum, ignore_case = true, requires = "shape", default_value_t = Quant::Q4KM)]
+    pub quant: Quant,
+    /// Where it is written
+    #[arg(long, value_name = "FILE", requires = "shape")]
+    pub out: Option<PathBuf>,
+    /// GGUF file whose tokenizer it gets, filled up to its vocabulary [default: the embedded demo model]
+    #[arg(long, value_name = "FILE", requires = "shape")]
+    pub tokenizer: Option<PathBuf>,
+    /// Layers, in place of the shape's
+    #[arg(long, value_name = "N", requires = "shape", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub layers: Option<u32>,
+    /// Replace the file if it is there
+    #[arg(long, requires = "shape")]
+    pub force: bool,
 }
 
 #[derive(Debug, Args)]

@@ -27,6 +27,7 @@ mod registry;
 mod scheduler;
 mod serve;
 mod standing;
+mod synthesize;
 mod text;
 mod verify;
 
@@ -54,7 +55,10 @@ fn main() -> std::process::ExitCode {
 fn run(command: Command) -> Result<Exit, Error> {
     match command {
         Command::Serve(args) => serve::run(config::ServeConfig::new(args)?),
-        Command::Bench(args) => bench::run(&args),
+        Command::Bench(args) => match args.synthesize.shape {
+            Some(shape) => synthesize::run(shape, &args),
+            None => bench::run(&args),
+        },
         Command::Verify(args) => verify::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Backends(args) => backends::run(&args),

@@ -11,7 +11,7 @@ use serde::Serialize;
 pub const HEADING: &str = "Measuring a server";
 
 /// Further flags of `bench` that mean something with `--url`; the others concern a model in this process.
-pub const SHARED: [&str; 5] = ["generate", "json", "log", "log_format", "help"];
+pub const SHARED: [&str; 6] = ["generate", "seed", "json", "log", "log_format", "help"];
 
 /// A server, and the load that it is put under.
 #[derive(Debug, Args)]
@@ -35,9 +35,6 @@ pub struct ServerFlags {
     /// Words before them that are the same in all prompts, for prefix caches to find
     #[arg(long, value_name = "N", requires = "url", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=Span::MAX))]
     pub shared_prefix: u32,
-    /// Seed of lengths, words and arrivals
-    #[arg(long, value_name = "N", requires = "url", default_value_t = 0)]
-    pub seed: u64,
     /// Ask for chat completions instead of completions
     #[arg(long, requires = "url")]
     pub chat: bool,

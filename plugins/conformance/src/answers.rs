@@ -12,9 +12,10 @@
 mod check;
 mod files;
 mod reference;
-mod weights;
 
 use std::path::{Path, PathBuf};
+
+use sconce_formats::GgmlType;
 
 pub use check::{AnswerError, LIMIT, Passed, check};
 pub use files::write_models;
@@ -44,13 +45,13 @@ impl Storage {
         }
     }
 
-    /// Number in ggml's list of types.
-    const fn ggml_type(self) -> u32 {
+    /// ggml's name for it.
+    const fn ggml_type(self) -> GgmlType {
         match self {
-            Storage::F32 => 0,
-            Storage::F16 => 1,
-            Storage::Q8_0 => 8,
-            Storage::Q4K => 12,
+            Storage::F32 => GgmlType::F32,
+            Storage::F16 => GgmlType::F16,
+            Storage::Q8_0 => GgmlType::Q8_0,
+            Storage::Q4K => GgmlType::Q4K,
         }
     }
 

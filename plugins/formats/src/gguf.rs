@@ -1,18 +1,20 @@
-//! The GGUF container: metadata and the table of tensors.
+//! The GGUF container: metadata and the table of tensors, read and written.
 //!
 //! Versions 2 and 3, little endian. The whole header is checked when it is parsed: every tensor
 //! lies inside the file, at an aligned offset, in a type this build can compute with. What the
 //! metadata means is left to [`crate::config`] and [`crate::generation`]; sets of split files are
-//! put together in [`shards`].
+//! put together in [`shards`]. [`GgufWriter`] writes files, and [`random`] makes weights for them.
 //!
 //! Source: ggml's `docs/gguf.md`; limits on dimensions and alignment as in ggml.
 
 mod error;
 mod parse;
+pub mod random;
 mod reader;
 pub mod shards;
 mod types;
 mod value;
+pub(crate) mod write;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -24,6 +26,7 @@ use crate::{FormatError, file};
 pub use error::GgufError;
 pub use types::GgmlType;
 pub use value::{Array, Metadata, Value};
+pub use write::{GgufWriter, TensorData, WriteError};
 
 /// The parsed header of a GGUF file, or of a set of split ones.
 #[derive(Debug, Clone)]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value as Json, json};
 
+use crate::gguf::write::{put_string, put_value};
 use crate::gguf::{Array, GgmlType, Value};
 use crate::tensors;
 use crate::{Format, ModelConfig};
@@ -50,10 +51,10 @@ impl GgufFile {
         file
     }
 
-    /// Adds a key, or replaces its value; numbers get 32 bits where they fit.
+    /// Adds a key, or replaces its value.
     pub fn key(self, key: &str, value: Value) -> Self {
         let mut bytes = Vec::new();
-        write_value(&mut bytes, &value);
+        put_value(&mut bytes, &value);
         self.raw_key(key, bytes)
     }
 
@@ -121,82 +122,17 @@ impl GgufFile {
         bytes.extend((self.tensors.len() as u64).to_le_bytes());
         bytes.extend((self.keys.len() as u64).to_le_bytes());
         for (key, value) in &self.keys {
-            write_string(&mut bytes, key);
+            put_string(&mut bytes, key);
             bytes.extend(value);
         }
         for tensor in &self.tensors {
-            write_string(&mut bytes, &tensor.name);
+            put_string(&mut bytes, &tensor.name);
             bytes.extend((tensor.dims.len() as u32).to_le_bytes());
             tensor.dims.iter().rev().for_each(|dim| bytes.extend(dim.to_le_bytes()));
             bytes.extend(tensor.ty.to_le_bytes());
             bytes.extend(tensor.offset.to_le_bytes());
         }
         bytes
-    }
-}
-
-pub(crate) fn write_string(bytes: &mut Vec<u8>, text: &str) {
-    bytes.extend((text.len() as u64).to_le_bytes());
-    bytes.extend(text.as_bytes());
-}
-
-fn write_value(bytes: &mut Vec<u8>, value: &Value) {
-    let mut typed = |ty: u32, value: &[u8]| {
-        bytes.extend(ty.to_le_bytes());
-        bytes.extend(value);
-    };
-    match value {
-        Value::Uint(number) => match u32::try_from(*number) {
-            Ok(number) => typed(4, &number.to_le_bytes()),
-            Err(_) => typed(10, &number.to_le_bytes()),
-        },
-        Value::Int(number) => match i32::try_from(*number) {
-            Ok(number) => typed(5, &number.to_le_bytes()),
-            Err(_) => typed(11, &number.to_le_bytes()),
-        },
-        Value::Float(number) => typed(6, &(*number as f32).to_le_bytes()),
-        Value::Bool(truth) => typed(7, &[u8::from(*truth)]),
-        Value::String(text) => {
-            typed(8, &[]);
-            write_string(bytes, text);
-        }
-        Value::Array(array) => {
-            typed(9, &[]);
-            write_array(bytes, array);
-        }
-    }
-}
-
-fn write_array(bytes: &mut Vec<u8>, array: &Array) {
-    let mut head = |ty: u32| {
-        bytes.extend(ty.to_le_bytes());
-        bytes.extend((array.len() as u64).to_le_bytes());
-    };
-    match array {
-        Array::Uint(numbers) => {
-            head(10);
-            numbers.iter().for_each(|number| bytes.extend(number.to_le_bytes()));
-        }
-        Array::Int(numbers) => {
-            head(5);
-            numbers.iter().for_each(|number| bytes.extend((*number as i32).to_le_bytes()));
-        }
-        Array::Float(numbers) => {
-            head(12);
-            numbers.iter().for_each(|number| bytes.extend(number.to_le_bytes()));
-        }
-        Array::Bool(truths) => {
-            head(7);
-            bytes.extend(truths.iter().map(|&truth| u8::from(truth)));
-        }
-        Array::Strings(texts) => {
-            head(8);
-            texts.iter().for_each(|text| write_string(bytes, text));
-        }
-        Array::Nested(arrays) => {
-            head(9);
-            arrays.iter().for_each(|array| write_array(bytes, array));
-        }
     }
 }
 

@@ -75,7 +75,7 @@ async fn measure(
         prompt: flags.prompt_tokens,
         generate: args.generate,
         shared_prefix: flags.shared_prefix,
-        seed: flags.seed,
+        seed: args.seed,
     };
     let mut bench = Bench { client, model, chat: flags.chat, shape, next: rand::random() };
     bench.warm_up().await;

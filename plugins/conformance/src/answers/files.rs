@@ -3,12 +3,14 @@
 //! Every part of the layer moves the logits by far more than the limit, scores are spread so that attention is not
 //! flat, and logits are of the order of one.
 //!
-//! Source of the format: ggml's `docs/gguf.md`; of names and shapes: what llama.cpp's converter writes.
+//! The weights are [`random`] ones. Source of names and shapes: what llama.cpp's converter writes.
 
 use std::io;
 use std::path::Path;
 
-use super::weights::{Random, write, write_norm};
+use sconce_formats::gguf::random::{self, Random};
+use sconce_formats::gguf::{GgmlType, GgufWriter, Value};
+
 use super::{Storage, reference};
 
 const HIDDEN: usize = 256;
@@ -18,7 +20,6 @@ const HEAD_DIM: usize = 64;
 const FFN: usize = 256;
 /// Longer than the check's text, so that a plugin may round the context up or down.
 pub const CONTEXT: u32 = 64;
-const ALIGNMENT: usize = 32;
 
 /// Rows, columns (0: a norm) and the standard deviation of the weights. That of 1/16 keeps the size of a vector of
 /// 256; queries and keys are larger to spread the scores, and what the MLP adds is as large as what it reads.
@@ -45,97 +46,60 @@ pub fn write_models(dir: &Path) -> io::Result<()> {
     Storage::ALL.iter().try_for_each(|storage| std::fs::write(storage.file(dir), model(*storage)))
 }
 
+/// A whole file.
 fn model(storage: Storage) -> Vec<u8> {
-    let data: Vec<Vec<u8>> = (0..TENSORS.len()).map(|at| tensor(storage, at)).collect();
-    let mut bytes = header(storage, &data);
-    for tensor in &data {
-        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
-        bytes.extend(tensor);
+    let mut writer = GgufWriter::new();
+    keys(storage).into_iter().for_each(|(key, value)| writer.key(key, value));
+    for (name, rows, columns, _) in TENSORS {
+        let (dims, ty) = match columns {
+            0 => (vec![rows], GgmlType::F32),
+            _ => (vec![rows, columns], storage.ggml_type()),
+        };
+        writer.tensor(name, &dims, ty).expect("the table's shapes divide into blocks");
     }
-    bytes
+    let mut data = writer.begin(Vec::new()).expect("the alignment is the usual one");
+    for at in 0..TENSORS.len() {
+        data.write(&tensor(storage, at)).expect("memory takes the bytes of the tensors that were added");
+    }
+    data.finish().expect("every tensor was written")
 }
 
 /// The bytes of a tensor.
 fn tensor(storage: Storage, at: usize) -> Vec<u8> {
     let (_, rows, columns, deviation) = TENSORS[at];
-    let mut random = Random(u64::from(storage.ggml_type()) << 8 | at as u64);
+    let ty = storage.ggml_type();
+    let mut random = Random(u64::from(ty.id()) << 8 | at as u64);
     let mut bytes = Vec::new();
     match columns {
-        0 => write_norm(rows, &mut random, &mut bytes),
-        _ => write(storage, rows * columns, deviation, &mut random, &mut bytes),
+        0 => random::floats(rows, 1.0, 0.5, &mut random, &mut bytes),
+        _ => {
+            let block = random::block(ty).expect("all storage types can be made");
+            let blocks = rows * columns / ty.block_size();
+            (0..blocks).for_each(|_| block(deviation, &mut random, &mut bytes));
+        }
     }
     bytes
-}
-
-fn header(storage: Storage, data: &[Vec<u8>]) -> Vec<u8> {
-    let keys = keys(storage);
-    let mut bytes = b"GGUF".to_vec();
-    bytes.extend(3u32.to_le_bytes());
-    bytes.extend((TENSORS.len() as u64).to_le_bytes());
-    bytes.extend((keys.len() as u64).to_le_bytes());
-    keys.iter().for_each(|(key, value)| write_key(&mut bytes, key, value));
-    let mut offset = 0u64;
-    for ((name, rows, columns, _), data) in TENSORS.iter().zip(data) {
-        write_string(&mut bytes, name);
-        // Innermost first.
-        let (dims, ty) = match columns {
-            0 => (vec![*rows], Storage::F32),
-            _ => (vec![*columns, *rows], storage),
-        };
-        bytes.extend((dims.len() as u32).to_le_bytes());
-        dims.iter().for_each(|dim| bytes.extend((*dim as u64).to_le_bytes()));
-        bytes.extend(ty.ggml_type().to_le_bytes());
-        bytes.extend(offset.to_le_bytes());
-        offset += data.len().next_multiple_of(ALIGNMENT) as u64;
-    }
-    bytes
-}
-
-enum Value {
-    Text(String),
-    Count(usize),
-    Float(f32),
 }
 
 fn keys(storage: Storage) -> Vec<(&'static str, Value)> {
+    let text = |text: &str| Value::String(text.to_owned());
+    let count = |count: usize| Value::Uint(count as u64);
+    let float = |number: f32| Value::Float(f64::from(number));
     vec![
-        ("general.architecture", Value::Text("llama".to_owned())),
-        ("general.name", Value::Text(format!("{}{}", reference::TITLE, storage.name()))),
-        ("llama.vocab_size", Value::Count(reference::VOCAB)),
-        ("llama.context_length", Value::Count(CONTEXT as usize)),
-        ("llama.embedding_length", Value::Count(HIDDEN)),
-        ("llama.block_count", Value::Count(1)),
-        ("llama.feed_forward_length", Value::Count(FFN)),
-        ("llama.attention.head_count", Value::Count(HEADS)),
-        ("llama.attention.head_count_kv", Value::Count(KV_HEADS)),
-        ("llama.attention.layer_norm_rms_epsilon", Value::Float(1e-5)),
-        ("llama.rope.dimension_count", Value::Count(HEAD_DIM)),
-        ("llama.rope.freq_base", Value::Float(10_000.0)),
-        ("tokenizer.ggml.model", Value::Text("no_vocab".to_owned())),
+        ("general.architecture", text("llama")),
+        ("general.name", text(&format!("{}{}", reference::TITLE, storage.name()))),
+        ("llama.vocab_size", count(reference::VOCAB)),
+        ("llama.context_length", count(CONTEXT as usize)),
+        ("llama.embedding_length", count(HIDDEN)),
+        ("llama.block_count", count(1)),
+        ("llama.feed_forward_length", count(FFN)),
+        ("llama.attention.head_count", count(HEADS)),
+        ("llama.attention.head_count_kv", count(KV_HEADS)),
+        ("llama.attention.layer_norm_rms_epsilon", float(1e-5)),
+        ("llama.rope.dimension_count", count(HEAD_DIM)),
+        ("llama.rope.freq_base", float(10_000.0)),
+        ("tokenizer.ggml.model", text("no_vocab")),
     ]
-}
-
-fn write_key(bytes: &mut Vec<u8>, key: &str, value: &Value) {
-    write_string(bytes, key);
-    match value {
-        Value::Text(text) => {
-            bytes.extend(8u32.to_le_bytes());
-            write_string(bytes, text);
-        }
-        Value::Count(count) => {
-            bytes.extend(4u32.to_le_bytes());
-            bytes.extend((*count as u32).to_le_bytes());
-        }
-        Value::Float(number) => {
-            bytes.extend(6u32.to_le_bytes());
-            bytes.extend(number.to_le_bytes());
-        }
-    }
-}
-
-fn write_string(bytes: &mut Vec<u8>, text: &str) {
-    bytes.extend((text.len() as u64).to_le_bytes());
-    bytes.extend(text.as_bytes());
 }
 
 #[cfg(test)]

@@ -158,12 +158,7 @@ impl Data {
 
 /// The dimensions as `usize` and the bytes they take; `None` where that is not possible.
 fn size(dims: &[u64], ty: GgmlType) -> Option<(Vec<usize>, u64)> {
-    let row = dims.last().copied().unwrap_or(1);
-    if !row.is_multiple_of(ty.block_size() as u64) {
-        return None;
-    }
-    let elements = dims.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim))?;
-    let blocks = elements / ty.block_size() as u64;
+    let bytes = ty.bytes_of(dims)?;
     let dims: Result<_, _> = dims.iter().map(|&dim| usize::try_from(dim)).collect();
-    Some((dims.ok()?, blocks.checked_mul(ty.type_size() as u64)?))
+    Some((dims.ok()?, bytes))
 }

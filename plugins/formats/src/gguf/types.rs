@@ -108,6 +108,17 @@ impl GgmlType {
         matches!(self, Self::F32 | Self::F16 | Self::BF16)
     }
 
+    /// Bytes of a tensor, its dimensions outermost first; `None` where rows do not divide into blocks or the size
+    /// is beyond 64 bits.
+    pub(super) fn bytes_of(self, dims: &[u64]) -> Option<u64> {
+        let row = dims.last().copied().unwrap_or(1);
+        if !row.is_multiple_of(self.block_size() as u64) {
+            return None;
+        }
+        let elements = dims.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim))?;
+        (elements / self.block_size() as u64).checked_mul(self.type_size() as u64)
+    }
+
     /// Name of a number that is not supported, where it is known.
     pub(super) fn unsupported_name(id: u32) -> Option<&'static str> {
         UNSUPPORTED.iter().find(|row| row.0 == id).map(|row| row.1)
