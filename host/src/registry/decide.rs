@@ -69,20 +69,7 @@ pub struct Facts<'a> {
 pub fn decide(facts: &Facts<'_>) -> Decision {
     let mut picks = match facts.policy {
         Policy::Auto => facts.picks(0, |_, _| true),
-        Policy::Wishes(wishes) => {
-            let ids = facts.ids();
-            let all = wishes.iter().enumerate();
-            let mut picks: Vec<Pick> = Vec::new();
-            for (at, wish) in all {
-                for pick in facts.picks(at, |m, d| wish.means(m, d, &ids)) {
-                    let known = |p: &Pick| (p.candidate, p.device) == (pick.candidate, pick.device);
-                    if !picks.iter().any(known) {
-                        picks.push(pick);
-                    }
-                }
-            }
-            picks
-        }
+        Policy::Wishes(wishes) => facts.wished(wishes),
     };
     picks.retain(|pick| !facts.require_gpu || facts.device(*pick).is_accelerator());
     let fallback = facts.fallback(picks.first().copied());
@@ -96,6 +83,20 @@ impl Facts<'_> {
 
     fn device(&self, pick: Pick) -> &super::Device {
         &self.candidates[pick.candidate].devices()[pick.device].device
+    }
+
+    /// What works, in the order of the wishes, each device once.
+    fn wished(&self, wishes: &[Wish]) -> Vec<Pick> {
+        let ids = self.ids();
+        let mut picks: Vec<Pick> = Vec::new();
+        for (at, wish) in wishes.iter().enumerate() {
+            let mut meant = self.picks(at, |manifest, device| wish.means(manifest, device, &ids));
+            meant.retain(|pick| {
+                !picks.iter().any(|p| (p.candidate, p.device) == (pick.candidate, pick.device))
+            });
+            picks.extend(meant);
+        }
+        picks
     }
 
     /// What works and is meant, best first.
