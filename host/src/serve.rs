@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use crate::callback;
+use crate::cli::OnFallback;
 use crate::config::{ServeConfig, Worker};
 use crate::error::{Error, Exit, ModelError};
 use crate::http::{App, router};
@@ -35,9 +36,7 @@ pub fn run(config: ServeConfig) -> Result<Exit, Error> {
     let files =
         ModelFiles::open_with(&path, &config.replacements).map_err(|source| Error::model(&path, source))?;
     let choice = accepting(&mut selection, choice, &path, &files)?;
-    selection.heed_fallback(config.on_fallback)?;
-    let state = State::new(&selection, &choice);
-    state.backend.announce();
+    let state = settled(&selection, &choice, config.on_fallback)?;
     files.announce_template();
     let start = Start { config, selection, path, files: Arc::new(files) };
     runtime.block_on(start.serve(choice, state))
@@ -53,26 +52,31 @@ fn accepting(
     loop {
         match models::check(&choice.backend, &files.source) {
             Ok(()) => return Ok(choice),
-            Err(error) => choice = next_choice(selection, choice, path, error)?,
+            Err(error) => {
+                drop(choice);
+                choice = next_choice(selection, path, error)?;
+            }
         }
     }
 }
 
 /// The backend to try after one that cannot run the model, or the error if none is left or none could do better.
-fn next_choice(
-    selection: &mut Selection,
-    failed: Choice,
-    path: &Path,
-    error: ModelError,
-) -> Result<Choice, Error> {
+fn next_choice(selection: &mut Selection, path: &Path, error: ModelError) -> Result<Choice, Error> {
     match selection.blame(&error) {
         None => Err(Error::model(path, error)),
         Some(verdict) => {
-            drop(failed);
             selection.reject(verdict);
             selection.open()
         }
     }
+}
+
+/// Says what is used from now on, and that it is not what was wanted, if so; unless that is not to be.
+fn settled(selection: &Selection, choice: &Choice, on_fallback: OnFallback) -> Result<State, Error> {
+    selection.heed_fallback(on_fallback)?;
+    let state = State::new(selection, choice);
+    state.backend.announce();
+    Ok(state)
 }
 
 /// The model asked for, or the embedded one, said aloud.
@@ -145,16 +149,9 @@ impl Start {
         url: &str,
         running: &mut Running,
     ) -> Result<(), Error> {
-        let Some(verdict) = self.selection.blame(&error) else {
-            return Err(Error::model(&self.path, error));
-        };
-        self.selection.reject(verdict);
-        let choice = self.selection.open()?;
+        let choice = next_choice(&mut self.selection, &self.path, error)?;
         let choice = accepting(&mut self.selection, choice, &self.path, &self.files)?;
-        self.selection.heed_fallback(self.config.on_fallback)?;
-        let state = State::new(&self.selection, &choice);
-        state.backend.announce();
-        app.standing.set(state);
+        app.standing.set(settled(&self.selection, &choice, self.config.on_fallback)?);
         // The thread that failed has nothing left to do but to end.
         *running = self.load(choice, app, url)?;
         Ok(())

@@ -55,7 +55,7 @@ pub fn run(args: &BenchArgs) -> Result<Exit, Error> {
     let rows = measure(executor.as_mut(), args, generated).map_err(|source| Error::Engine { source })?;
     let report = Report {
         model: models::name_of(Path::new(&path), &files.source),
-        backend: choice.backend.name(),
+        backend: choice.name(),
         device: choice.device.name,
         dtypes: executor.facts().dtypes(),
         threads: plan.threads as usize,

@@ -85,6 +85,14 @@ impl Facts<'_> {
         &self.candidates[pick.candidate].devices()[pick.device].device
     }
 
+    /// The plugins that work, with their places.
+    fn working(&self) -> impl Iterator<Item = (usize, &Candidate, &PluginManifest)> {
+        let working = self.candidates.iter().enumerate().filter(|(_, candidate)| candidate.verdict.is_ok());
+        working.map(|(at, candidate)| {
+            (at, candidate, candidate.manifest.as_ref().expect("a plugin that works has one"))
+        })
+    }
+
     /// What works, in the order of the wishes, each device once.
     fn wished(&self, wishes: &[Wish]) -> Vec<Pick> {
         let ids = self.ids();
@@ -102,8 +110,7 @@ impl Facts<'_> {
     /// What works and is meant, best first.
     fn picks(&self, wish: usize, meant: impl Fn(&PluginManifest, &super::Device) -> bool) -> Vec<Pick> {
         let mut picks = Vec::new();
-        for (at, candidate) in self.candidates.iter().enumerate().filter(|(_, c)| c.verdict.is_ok()) {
-            let manifest = candidate.manifest.as_ref().expect("a plugin that works has one");
+        for (at, candidate, manifest) in self.working() {
             for (device, probed) in candidate.devices().iter().enumerate() {
                 if probed.verdict.is_ok() && meant(manifest, &probed.device) {
                     let score = self.score(manifest, probed.device.score);
@@ -208,16 +215,16 @@ impl Facts<'_> {
     /// Devices that would have come before the chosen one, of plugins that work on others.
     fn broken_devices(&self, score: u32) -> Vec<(u32, Fallback)> {
         let mut broken = Vec::new();
-        for (at, candidate) in self.candidates.iter().enumerate().filter(|(_, c)| c.verdict.is_ok()) {
-            let manifest = candidate.manifest.as_ref().expect("a plugin that works has one");
-            for probed in candidate.devices().iter().filter(|probed| probed.verdict.is_fault()) {
+        for (at, candidate, manifest) in self.working() {
+            let devices = candidate.devices().iter().enumerate();
+            for (device, probed) in devices.filter(|(_, probed)| probed.verdict.is_fault()) {
                 let own = match probed.device.score {
                     0 => of_kind(probed.device.kind_name(), manifest),
                     own => own,
                 };
                 let potential = self.score(manifest, own);
                 if potential > score {
-                    let wanted = format!("{}:{}", manifest.id, probed.device.index);
+                    let wanted = candidate.device_name(device);
                     let verdict = probed.verdict.clone();
                     broken.push((potential, Fallback { wanted, verdict, candidate: Some(at) }));
                 }
@@ -231,7 +238,7 @@ impl Facts<'_> {
         let all = self.candidates.iter().enumerate().filter(|(_, c)| c.verdict.is_fault());
         let broken = all.filter_map(|(at, candidate)| {
             let manifest = candidate.manifest.as_ref().filter(|manifest| !manifest.test)?;
-            let potential = potential(manifest);
+            let potential = self.score(manifest, potential(manifest));
             let fallback = Fallback {
                 wanted: candidate.name(),
                 verdict: candidate.verdict.clone(),
@@ -268,8 +275,7 @@ fn is_third_party(manifest: &PluginManifest) -> bool {
 
 /// The score that a plugin's best device may have, from its manifest.
 fn potential(manifest: &PluginManifest) -> u32 {
-    let most = manifest.device_kinds.iter().map(|kind| of_kind(kind, manifest)).max().unwrap_or(0);
-    if is_third_party(manifest) { most.min(THIRD_PARTY_MOST) } else { most }
+    manifest.device_kinds.iter().map(|kind| of_kind(kind, manifest)).max().unwrap_or(0)
 }
 
 /// The documented score of a kind of device.

@@ -19,7 +19,6 @@ use crate::logging::host_api;
 pub struct Backend {
     plugin: PluginBox,
     pub id: String,
-    pub variant: String,
     pub version: String,
     pub engine: String,
     pub abi: String,
@@ -84,16 +83,10 @@ impl Backend {
         Ok(Backend {
             plugin,
             id: open.info.id.to_string(),
-            variant: open.info.variant.to_string(),
             version: open.info.version.to_string(),
             engine: open.info.engine.to_string(),
             abi: open.abi.to_string(),
         })
-    }
-
-    /// As `--backend` takes it: `cpu@x86-64-v3`.
-    pub fn name(&self) -> String {
-        full_name(&self.id, &self.variant)
     }
 
     /// The devices this backend can use here.
@@ -204,7 +197,7 @@ impl Device {
     /// The switches it needs, as options of a load.
     pub fn quirk_options(&self) -> impl Iterator<Item = (String, String)> + '_ {
         self.quirks.iter().map(|quirk| {
-            let (key, value) = quirk.split_once('=').unwrap_or((quirk, "1"));
+            let (key, value) = answers::switch(quirk);
             (key.to_owned(), value.to_owned())
         })
     }

@@ -12,6 +12,7 @@ use crate::error::{Error, ModelError};
 use crate::hardware::Hardware;
 
 use super::decide::{Decision, Facts, Fallback, Pick, decide};
+use super::load::full_name;
 use super::policy::Policy;
 use super::probe::ProbedDevice;
 use super::report::{Judgement, Overview, row};
@@ -28,6 +29,13 @@ pub struct Choice {
     pub digest: String,
     /// What the plugin is called everywhere.
     pub manifest: PluginManifest,
+}
+
+impl Choice {
+    /// As `--backend` takes it: `cpu@x86-64-v3`.
+    pub fn name(&self) -> String {
+        full_name(&self.manifest.id, &self.manifest.variant)
+    }
 }
 
 /// What was found and decided, and how far down the list of picks we are.
@@ -239,7 +247,7 @@ impl Selection {
         let Judgement { code, cause, fix } = self.judgement(fallback);
         // A plugin that is there has had its own line, with the cause.
         let cause = if fallback.candidate.is_none() { format!(", {cause}") } else { String::new() };
-        let used = self.overview().effective.unwrap_or_default();
+        let used = self.effective().unwrap_or_default();
         let line = format!("{used} is used instead of {}: {code}{cause}; fix: {fix}", fallback.wanted);
         match on_fallback {
             OnFallback::Serve => tracing::info!("{line}"),
@@ -315,13 +323,15 @@ impl Selection {
         }
     }
 
+    /// What is used, as one would name it with `--backend`.
+    fn effective(&self) -> Option<String> {
+        self.pick().map(|pick| self.survey.candidates[pick.candidate].device_name(pick.device))
+    }
+
     /// The whole of it as data.
     pub fn overview(&self) -> Overview {
         let candidates = &self.survey.candidates;
-        let effective = self.pick().map(|pick| {
-            let used = &candidates[pick.candidate];
-            format!("{}:{}", used.id().unwrap_or_default(), used.devices()[pick.device].device.index)
-        });
+        let effective = self.effective();
         let fallback = self.fallback();
         Overview {
             wanted: fallback.map(|fallback| fallback.wanted.clone()).or_else(|| effective.clone()),

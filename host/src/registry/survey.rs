@@ -136,6 +136,11 @@ impl Candidate {
         self.opened.as_ref().map_or(&[], |opened| &opened.devices)
     }
 
+    /// One of its devices as one would name it with `--backend`: `cuda:0`.
+    pub fn device_name(&self, at: usize) -> String {
+        format!("{}:{}", self.id().unwrap_or_default(), self.devices()[at].device.index)
+    }
+
     /// Takes over how much memory its devices have free now.
     pub fn refresh(&mut self, now: &[Device]) {
         let devices = self.opened.iter_mut().flat_map(|opened| &mut opened.devices);
@@ -149,21 +154,14 @@ impl Candidate {
     /// Notes that a device failed after all. The plugin is given up with it, unless others of its devices are left
     /// that may do better. Returns what was given up, in words.
     pub fn give_up(&mut self, at: usize, verdict: Verdict) -> String {
-        let name = self.name();
         let others = self.devices().len() > 1 && matches!(verdict, Verdict::OutOfMemory { .. });
-        let devices = self.opened.as_mut().map(|opened| &mut opened.devices);
-        let device = devices.and_then(|devices| devices.get_mut(at));
-        let index = device.map(|probed| {
-            probed.verdict = verdict.clone();
-            probed.device.index
-        });
-        match index {
-            Some(index) if others => format!("{}:{index}", self.id().unwrap_or_default()),
-            _ => {
-                self.verdict = verdict;
-                name
-            }
+        let opened = self.opened.as_mut().expect("only what was opened is given up");
+        opened.devices[at].verdict = verdict.clone();
+        if others {
+            return self.device_name(at);
         }
+        self.verdict = verdict;
+        self.name()
     }
 
     fn opened(&mut self, outcome: Result<Opened, Verdict>) {
@@ -213,14 +211,9 @@ impl Survey {
         (0..self.candidates.len()).filter(|at| self.candidates[*at].verdict.is_ok()).collect()
     }
 
-    /// The ids of all plugins found.
-    pub fn ids(&self) -> Vec<&str> {
-        ids(&self.candidates)
-    }
-
     /// A plugin that this policy cannot choose is not opened.
     fn set_aside(&mut self, policy: &Policy) {
-        let ids: Vec<String> = self.ids().into_iter().map(str::to_owned).collect();
+        let ids: Vec<String> = ids(&self.candidates).into_iter().map(str::to_owned).collect();
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         for candidate in self.candidates.iter_mut().filter(|c| c.verdict.is_ok()) {
             let manifest = candidate.manifest.as_ref().expect("a file without one has another verdict");

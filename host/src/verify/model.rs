@@ -40,7 +40,7 @@ pub fn verify(oracle_path: &Path, args: &VerifyArgs) -> Result<Report, Error> {
     let subject = format!(
         "{} on {} ({}): {}; reference {}, limit {}",
         path.display(),
-        choice.backend.name(),
+        choice.name(),
         choice.device.name,
         run.facts(&oracle).map_err(in_model)?.dtypes(),
         judge.name,

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use sconce_formats::GgmlType;
 
-pub use check::{AnswerError, LIMIT, Passed, check};
+pub use check::{AnswerError, LIMIT, Passed, check, switch};
 pub use files::write_models;
 
 pub(crate) use check::check_on;

@@ -61,6 +61,7 @@ pub struct Prober {
     executable: PathBuf,
     timeout: Duration,
     options: Vec<(String, String)>,
+    environment: Vec<(OsString, OsString)>,
     work: tempfile::TempDir,
 }
 
@@ -82,6 +83,7 @@ impl Prober {
             executable: std::env::current_exe().map_err(lost)?,
             timeout,
             options: options.to_vec(),
+            environment: environment(),
             work,
         })
     }
@@ -126,7 +128,7 @@ impl Prober {
             command.arg(format!("--option={key}={value}"));
         }
         command.arg("--").arg(file);
-        command.env_clear().envs(environment());
+        command.env_clear().envs(self.environment.iter().cloned());
         // One thread each: the pools of several children would fight for the cores.
         command.envs(["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"].map(|name| (name, "1")));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

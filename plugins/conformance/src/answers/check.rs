@@ -139,9 +139,13 @@ impl AnswerError {
     }
 }
 
-/// `KEY=VALUE`, or `KEY` for 1.
+/// A quirk as an option of a load: key and value of `KEY=VALUE`, or of `KEY`, whose value is 1.
+pub fn switch(quirk: &str) -> (&str, &str) {
+    quirk.split_once('=').unwrap_or((quirk, "1"))
+}
+
 fn option(quirk: &str) -> KeyValue {
-    let (key, value) = quirk.split_once('=').unwrap_or((quirk, "1"));
+    let (key, value) = switch(quirk);
     KeyValue::string(key, value)
 }
 
