@@ -32,6 +32,25 @@ pub struct EngineMetrics {
     backend_errors: Family<Code, Counter>,
 }
 
+/// One forward call.
+pub struct StepFigures {
+    pub time: Duration,
+    /// Prompt tokens in it, those computed anew included.
+    pub prefill_tokens: usize,
+    pub decode_tokens: usize,
+    pub sequences: usize,
+}
+
+/// Tokens of KV memory by use, as the scheduler counts them.
+#[derive(Debug, Clone, Copy)]
+pub struct KvFigures {
+    /// Of running requests.
+    pub running: u64,
+    /// Of ended ones, kept for their prefixes.
+    pub parked: u64,
+    pub capacity: u64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Code {
     code: String,
@@ -91,11 +110,11 @@ impl EngineMetrics {
         metrics
     }
 
-    pub fn step(&self, time: Duration, tokens: usize, sequences: usize) {
+    pub fn step(&self, step: &StepFigures) {
         self.steps.inc();
-        self.step_seconds.observe(time.as_secs_f64());
-        self.step_tokens.observe(tokens as f64);
-        self.batch_size.observe(sequences as f64);
+        self.step_seconds.observe(step.time.as_secs_f64());
+        self.step_tokens.observe((step.prefill_tokens + step.decode_tokens) as f64);
+        self.batch_size.observe(step.sequences as f64);
     }
 
     pub fn queue_seconds(&self, time: Duration) {
@@ -112,6 +131,18 @@ impl EngineMetrics {
         self.next_token_seconds.observe(since_last.as_secs_f64());
         self.generated_tokens.inc();
     }
+
+    /// A request ended well: `finish` says why, the time is from arrival to the last token.
+    pub fn finished(&self, _finish: &'static str, _end_to_end: Duration) {}
+
+    /// A sequence lost its KV memory and will be computed anew.
+    pub fn preempted(&self) {}
+
+    /// A prompt was looked up in the prefix cache: tokens asked for, and those found.
+    pub fn prefix(&self, _tokens: u32, _hit: u32) {}
+
+    /// What is in the KV cache now, in tokens.
+    pub fn kv(&self, _kv: KvFigures) {}
 
     pub fn cancelled(&self, requests: usize) {
         self.cancelled.inc_by(requests as u64);

@@ -117,6 +117,14 @@ impl Executor for InProcess {
         self.executor.seq_free(seq.0);
     }
 
+    fn truncate(&mut self, seq: SeqId, len: u32) -> Result<(), ExecError> {
+        Ok(self.executor.seq_truncate(seq.0, len).into_result()?)
+    }
+
+    fn fork(&mut self, src: SeqId, len: u32, hint: u32) -> Result<SeqId, ExecError> {
+        Ok(SeqId(self.executor.seq_fork(src.0, len, hint).into_result()?))
+    }
+
     fn forward(&mut self, step: &Step) -> Result<Rows<'_>, ExecError> {
         let mut start = 0;
         self.chunks.clear();

@@ -156,6 +156,10 @@ pub trait Executor {
     /// A new empty sequence that may grow to `hint` tokens.
     fn create(&mut self, hint: u32) -> Result<SeqId, ExecError>;
     fn free(&mut self, seq: SeqId);
+    /// Keeps the first `len` tokens (`caps::TRUNCATE`).
+    fn truncate(&mut self, seq: SeqId, len: u32) -> Result<(), ExecError>;
+    /// A new sequence that begins with the first `len` tokens of `src` and may grow to `hint` (`caps::FORK`).
+    fn fork(&mut self, src: SeqId, len: u32, hint: u32) -> Result<SeqId, ExecError>;
     /// Runs one step and hands out its rows. On an error every sequence is as it was before.
     fn forward(&mut self, step: &Step) -> Result<Rows<'_>, ExecError>;
     /// Runs the shapes that will be seen, so that no request pays for packing or compiling.

@@ -1,5 +1,7 @@
 //! Request bodies: one type for all endpoints that generate, checked field by field.
 
+use std::sync::Arc;
+
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use serde::Deserialize;
@@ -13,6 +15,8 @@ use super::error::ApiError;
 
 /// Most stop strings in one request.
 const MAX_STOPS: usize = 16;
+/// Longest salt, in bytes.
+const MAX_SALT: usize = 256;
 
 /// What a client may send. Fields of the APIs we know that would change the answer but are not supported are
 /// refused, not ignored.
@@ -39,6 +43,11 @@ pub struct Body {
     pub stream_options: Option<StreamOptions>,
     /// Further variables for the chat template.
     pub chat_template_kwargs: Option<serde_json::Map<String, Value>>,
+
+    /// False: no cached prefix is used, and none is kept of this.
+    cache_prompt: Option<bool>,
+    /// Prefixes are shared among requests with the same salt only.
+    cache_salt: Option<String>,
 
     n: Option<i64>,
     best_of: Option<i64>,
@@ -157,6 +166,18 @@ impl Body {
             _ => Err(ApiError::invalid(name, format!("`{name}` is {n}; it must be at least 1"))),
         };
         value.map(positive).transpose()
+    }
+
+    /// Whose cached prefixes it may use: those of the same salt; `None` where the client wants none.
+    pub fn cache(&self) -> Result<Option<Arc<str>>, ApiError> {
+        let salt = self.cache_salt.as_deref().unwrap_or_default();
+        if salt.len() > MAX_SALT {
+            return Err(ApiError::invalid(
+                "cache_salt",
+                format!("`cache_salt` is longer than {MAX_SALT} bytes"),
+            ));
+        }
+        Ok((self.cache_prompt != Some(false)).then(|| salt.into()))
     }
 
     /// The stop strings.

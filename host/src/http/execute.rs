@@ -71,6 +71,7 @@ fn in_words(app: &App, job_id: &Value, generation: &Generation, event: Option<Ev
             "type": "end",
             "job_id": job_id,
             "tokens_in": usage.prompt_tokens,
+            "tokens_cached": usage.cached_tokens,
             "tokens_out": usage.completion_tokens,
             "stop_reason": finish.name(),
             "timings": generate::in_ms(timings),

@@ -51,6 +51,9 @@ pub fn submit(
         prompt,
         max_tokens: body.max_tokens()?.unwrap_or(default_max),
         sampling: body.sampling(&model.files.defaults)?,
+        // One share for all until requests say whose they are.
+        share: "".into(),
+        cache: body.cache()?,
         stop: body.stops()?,
         stop_ids: model.files.stop_ids.clone(),
         tokenizer: Some(model.files.tokenizer.clone()),

@@ -17,6 +17,10 @@ pub struct Job {
     /// Most tokens to generate; `submit` cuts it to what the context has left.
     pub max_tokens: u32,
     pub sampling: Sampling,
+    /// Whom the work is for: those with different keys get equal shares of the engine.
+    pub share: Arc<str>,
+    /// Whose cached prefixes it may use and adds to: jobs of the same salt. `None`: neither.
+    pub cache: Option<Arc<str>>,
     /// Texts that end the generation; they are not part of the answer.
     pub stop: Vec<String>,
     /// Tokens that end the generation.
@@ -87,6 +91,8 @@ impl Failure {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     pub prompt_tokens: u32,
+    /// Of these, those whose keys and values were there already.
+    pub cached_tokens: u32,
     /// The end token counts.
     pub completion_tokens: u32,
 }

@@ -9,8 +9,9 @@ mod steps;
 mod text_stream;
 mod worker;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
+use std::time::Duration;
 
 use tokio::sync::mpsc as events;
 
@@ -39,6 +40,8 @@ struct Shared {
     waiting: AtomicUsize,
     running: AtomicUsize,
     limits: Limits,
+    /// Smoothed time from a job's start to its end.
+    service_us: AtomicU64,
     /// Set once, when the executor is out of service.
     broken: OnceLock<ExecError>,
 }
@@ -76,6 +79,7 @@ impl Engine {
             waiting: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             limits,
+            service_us: AtomicU64::new(0),
             broken: OnceLock::new(),
         };
         (Engine { messages, shared: Arc::new(shared) }, inbox)
@@ -112,6 +116,13 @@ impl Engine {
 
     pub fn running(&self) -> usize {
         self.shared.running.load(Ordering::Relaxed)
+    }
+
+    /// How long a request that came now would wait before it runs, from what the last ones took.
+    pub fn expected_wait(&self) -> Duration {
+        let service = Duration::from_micros(self.shared.service_us.load(Ordering::Relaxed));
+        let places = self.shared.limits.max_sequences.max(1);
+        service * u32::try_from(self.waiting()).unwrap_or(u32::MAX) / places
     }
 
     /// Why the executor answers nothing any more, if so.

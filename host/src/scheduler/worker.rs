@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sconce_plugin_api::abi::Code;
 
 use crate::executor::{ExecError, Executor, SeqId, Step, Want};
-use crate::metrics::EngineMetrics;
+use crate::metrics::{EngineMetrics, StepFigures};
 
 use super::steps::{self, Lane, Slice, StepLimits};
 use super::text_stream::TextStream;
@@ -206,7 +206,14 @@ impl Worker {
         let Worker { executor, running, metrics, .. } = self;
         let ended = match executor.forward(&step) {
             Ok(rows) => {
-                metrics.step(begin.elapsed(), step.tokens.len(), step.chunks.len());
+                let decoding =
+                    slices.iter().filter(|slice| running[slice.lane].first_token.is_some()).count();
+                metrics.step(&StepFigures {
+                    time: begin.elapsed(),
+                    prefill_tokens: step.tokens.len() - decoding,
+                    decode_tokens: decoding,
+                    sequences: step.chunks.len(),
+                });
                 let mut rows = rows.iter();
                 let mut ended = Vec::new();
                 for slice in &slices {
@@ -336,7 +343,11 @@ fn end(lane: &Running, finish: Finish) -> Event {
     let first = lane.first_token.unwrap_or(lane.last_token);
     Event::End {
         finish,
-        usage: Usage { prompt_tokens: lane.job.prompt.len() as u32, completion_tokens: lane.generated() },
+        usage: Usage {
+            prompt_tokens: lane.job.prompt.len() as u32,
+            cached_tokens: 0,
+            completion_tokens: lane.generated(),
+        },
         timings: Timings {
             queue: lane.queued,
             prefill: first.duration_since(lane.started),

@@ -89,6 +89,18 @@ impl Executor for Counting {
         self.seen.lock().expect("no panic").alive = self.sequences.len();
     }
 
+    fn truncate(&mut self, seq: SeqId, len: u32) -> Result<(), ExecError> {
+        self.sequences.get_mut(&seq.0).expect("a live sequence").truncate(len as usize);
+        Ok(())
+    }
+
+    fn fork(&mut self, src: SeqId, len: u32, hint: u32) -> Result<SeqId, ExecError> {
+        let tokens = self.sequences[&src.0][..len as usize].to_vec();
+        let fork = self.create(hint)?;
+        self.sequences.insert(fork.0, tokens);
+        Ok(fork)
+    }
+
     fn forward(&mut self, step: &Step) -> Result<Rows<'_>, ExecError> {
         assert!(!self.panics, "as asked");
         std::thread::sleep(self.pace);
@@ -158,6 +170,8 @@ impl Rig {
             prompt: prompt.to_vec(),
             max_tokens,
             sampling: Sampling::greedy(),
+            share: "".into(),
+            cache: Some("".into()),
             stop: Vec::new(),
             stop_ids: stop_ids.into(),
             tokenizer: None,
