@@ -4,6 +4,8 @@
 //! over a channel, and dropping its receiver cancels the job before its next token.
 
 mod job;
+#[allow(dead_code)]
+mod prefix;
 mod sampler;
 mod steps;
 mod text_stream;
