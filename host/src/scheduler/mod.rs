@@ -6,6 +6,8 @@
 mod job;
 #[allow(dead_code)]
 mod prefix;
+#[allow(dead_code)]
+mod queue;
 mod sampler;
 mod steps;
 mod text_stream;
