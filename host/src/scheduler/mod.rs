@@ -4,6 +4,10 @@
 //! over a channel, and dropping its receiver cancels the job before its next token.
 
 mod job;
+#[allow(dead_code)]
+mod prefix;
+#[allow(dead_code)]
+mod queue;
 mod sampler;
 mod steps;
 mod text_stream;
