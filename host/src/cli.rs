@@ -219,6 +219,12 @@ pub struct ServeArgs {
     /// Requests that may wait; one more is answered 429
     #[arg(long, env = "SCONCE_QUEUE", default_value_t = 256, value_name = "N")]
     pub queue: usize,
+    /// Longest step, in milliseconds, in which others wait for their next token while a prompt is read [default: twice the last step in which all generated]
+    #[arg(long, env = "SCONCE_MAX_STEP_MS", value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_step_ms: Option<u64>,
+    /// Most tokens of ended requests that are kept in KV memory for later ones that begin alike; 0 keeps none [default: all that running requests leave]
+    #[arg(long, env = "SCONCE_PREFIX_CACHE", value_name = "TOKENS")]
+    pub prefix_cache: Option<u64>,
     /// What to do when something less than what was wanted is used: serve and log a line, serve with a warning, or exit with code 3
     #[arg(long, env = "SCONCE_ON_FALLBACK", value_enum, default_value_t = OnFallback::Warn)]
     pub on_fallback: OnFallback,

@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use crate::cli::{EngineArgs, OnFallback, ServeArgs};
 use crate::error::Error;
-use crate::models::Replacements;
+use crate::models::{MAX_BATCH_TOKENS, Replacements};
+use crate::scheduler::Limits;
+
+/// Sequences that may be kept for their prefixes, for each that may run.
+const PARKED_PER_LANE: u32 = 7;
 
 /// Everything `sconce serve` needs to know.
 pub struct ServeConfig {
@@ -15,8 +19,7 @@ pub struct ServeConfig {
     pub host: String,
     pub port: u16,
     pub engine: EngineArgs,
-    pub max_sequences: u32,
-    pub queue: usize,
+    pub limits: Limits,
     pub on_fallback: OnFallback,
     pub drain_timeout: Duration,
     pub worker: Option<Worker>,
@@ -39,6 +42,14 @@ impl ServeConfig {
             }
             _ => None,
         };
+        let limits = Limits {
+            max_batch_tokens: MAX_BATCH_TOKENS,
+            lanes: args.max_sequences,
+            sequences: args.max_sequences.saturating_mul(1 + PARKED_PER_LANE),
+            queue: args.queue,
+            prefix_tokens: args.prefix_cache,
+            max_step: args.max_step_ms.map(Duration::from_millis),
+        };
         Ok(ServeConfig {
             model: args.model,
             replacements: Replacements {
@@ -50,8 +61,7 @@ impl ServeConfig {
             host: args.host,
             port: args.port,
             engine: args.engine,
-            max_sequences: args.max_sequences,
-            queue: args.queue,
+            limits,
             on_fallback: args.on_fallback,
             drain_timeout: Duration::from_secs(args.drain_timeout),
             worker,

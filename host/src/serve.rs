@@ -131,13 +131,13 @@ impl Start {
         let given = config.model_name.clone();
         let name = given.unwrap_or_else(|| models::name_of(&self.path, &self.files.source));
         app.models.set(&name, Slot::Loading(0));
-        let plan = models::plan(&config.engine, &choice.device, config.max_sequences);
+        let plan = models::plan(&config.engine, &choice.device, config.limits.sequences);
         let (failed, load_failed) = oneshot::channel();
         let ready = Ready { app: app.clone(), name, url: url.to_owned(), files: self.files.clone() };
         let tell = ready.teller(config.worker.as_ref(), failed);
         let source = self.files.source.clone();
         let metrics = app.metrics.engine.clone();
-        let engine = models::start(choice.backend, source, plan, config.queue, metrics, tell)?;
+        let engine = models::start(choice.backend, source, plan, config.limits, metrics, tell)?;
         Ok(Running { engine, load_failed })
     }
 

@@ -93,7 +93,7 @@ pub fn start(
     backend: Arc<Backend>,
     source: ModelSource,
     plan: LoadPlan,
-    queue: usize,
+    limits: Limits,
     metrics: Arc<EngineMetrics>,
     tell: impl Fn(Loading) -> bool + Send + 'static,
 ) -> Result<JoinHandle<()>, Error> {
@@ -103,8 +103,6 @@ pub fn start(
         }
         Ok(executor) => {
             let (facts, stats) = (executor.facts().clone(), executor.stats());
-            let limits =
-                Limits { max_batch_tokens: plan.max_batch_tokens, max_sequences: plan.max_sequences, queue };
             let (worker, engine) = Worker::new(executor, limits, metrics);
             if tell(Loading::Ready { engine, facts, stats }) {
                 worker.run();

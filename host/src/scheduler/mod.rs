@@ -4,11 +4,11 @@
 //! over a channel, and dropping its receiver cancels the job before its next token.
 
 mod job;
-#[allow(dead_code)]
+mod pace;
 mod prefix;
-#[allow(dead_code)]
 mod queue;
 mod sampler;
+mod state;
 mod steps;
 mod text_stream;
 mod worker;
@@ -21,7 +21,8 @@ use tokio::sync::mpsc as events;
 
 pub use job::{Event, Failure, Finish, Job, Timings, Usage};
 pub use sampler::{Sampler, Sampling};
-pub use worker::{Limits, Worker};
+pub use state::Limits;
+pub use worker::Worker;
 
 use crate::executor::{ExecError, ModelFacts};
 
@@ -54,7 +55,7 @@ impl Shared {
     /// Jobs that may be in the queue: those that may wait, and those that a free sequence is there for.
     fn places(&self) -> usize {
         let running = self.running.load(Ordering::Relaxed);
-        self.limits.queue.saturating_add((self.limits.max_sequences as usize).saturating_sub(running))
+        self.limits.queue.saturating_add((self.limits.lanes as usize).saturating_sub(running))
     }
 }
 
@@ -125,7 +126,7 @@ impl Engine {
     /// How long a request that came now would wait before it runs, from what the last ones took.
     pub fn expected_wait(&self) -> Duration {
         let service = Duration::from_micros(self.shared.service_us.load(Ordering::Relaxed));
-        let places = self.shared.limits.max_sequences.max(1);
+        let places = self.shared.limits.lanes.max(1);
         service * u32::try_from(self.waiting()).unwrap_or(u32::MAX) / places
     }
 

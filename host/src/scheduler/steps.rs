@@ -1,22 +1,28 @@
 //! What the next step holds: a pure function of the sequences and the limits.
 //!
-//! Every sequence that decodes contributes its token. The room left goes to prompts in the order they came;
-//! while others decode a prompt gets smaller chunks, so that their next token does not wait for long.
+//! Every sequence that decodes contributes its token. The room left goes to prompts: the one with the least left
+//! first, which keeps the mean time to the first token low, and in every fourth step the one that came first, so
+//! that no long prompt waits for ever.
 
-/// A sequence as the plan sees it.
+/// Every so many steps the prompt that came first goes first.
+const OLDEST_EVERY: usize = 4;
+
+/// What a sequence asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lane {
+pub struct Work {
     /// Tokens not yet in the KV cache: 1 when decoding, the rest of the prompt before.
     pub pending: u32,
     pub decoding: bool,
+    /// In the order of arrival.
+    pub number: u64,
 }
 
 /// Limits on one step, in tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StepLimits {
     pub max_batch_tokens: u32,
-    /// Most prompt tokens in a step that others decode in.
-    pub mixed_prefill_tokens: u32,
+    /// Most prompt tokens.
+    pub prefill_tokens: u32,
     /// Most sequences in one step.
     pub max_chunks: usize,
 }
@@ -28,30 +34,27 @@ pub struct Slice {
     pub take: u32,
 }
 
-/// Plans a step. `turn` rotates the lanes, so that where not all fit in a step each gets its turn.
-pub fn plan(lanes: &[Lane], limits: StepLimits, turn: usize) -> Vec<Slice> {
-    let count = lanes.len();
-    let rotated = || (0..count).map(move |i| (i + turn) % count.max(1));
+/// Plans a step. `turn` counts steps: where not all fit in a step, each gets its turn.
+pub fn plan(lanes: &[Work], limits: StepLimits, turn: usize) -> Vec<Slice> {
     let mut slices: Vec<Slice> = Vec::new();
     let mut room = limits.max_batch_tokens;
-    for lane in rotated().filter(|&i| lanes[i].decoding) {
-        if room == 0 || slices.len() == limits.max_chunks {
+    // Where a step holds one sequence only, prompts have the even turns and those that decode the odd ones.
+    let (turn, prompts_only) = match limits.max_chunks {
+        1 => (turn / 2, turn.is_multiple_of(2)),
+        _ => (turn, false),
+    };
+    let prompts = prompts(lanes, turn);
+    let skip_decoding = prompts_only && !prompts.is_empty();
+    for lane in rotated(lanes.len(), turn).filter(|&lane| lanes[lane].decoding && !skip_decoding) {
+        if room == 0 || slices.len() >= limits.max_chunks {
             break;
         }
         slices.push(Slice { lane, take: 1 });
         room -= 1;
     }
-    if !slices.is_empty() {
-        room = room.min(limits.mixed_prefill_tokens);
-    }
-    // Prompts in the order they came; but where a step holds one sequence only, each gets its turn.
-    let prompts: Vec<usize> = if limits.max_chunks == 1 {
-        rotated().filter(|&i| !lanes[i].decoding).collect()
-    } else {
-        (0..count).filter(|&i| !lanes[i].decoding).collect()
-    };
+    room = room.min(limits.prefill_tokens);
     for lane in prompts {
-        if room == 0 || slices.len() == limits.max_chunks {
+        if room == 0 || slices.len() >= limits.max_chunks {
             break;
         }
         let take = lanes[lane].pending.min(room);
@@ -61,45 +64,69 @@ pub fn plan(lanes: &[Lane], limits: StepLimits, turn: usize) -> Vec<Slice> {
     slices
 }
 
+fn rotated(count: usize, turn: usize) -> impl Iterator<Item = usize> {
+    (0..count).map(move |i| (i + turn) % count)
+}
+
+/// Lanes with prompts, the one that goes first in front.
+fn prompts(lanes: &[Work], turn: usize) -> Vec<usize> {
+    let mut prompts: Vec<usize> = (0..lanes.len()).filter(|&lane| !lanes[lane].decoding).collect();
+    prompts.sort_by_key(|&lane| (lanes[lane].pending, lanes[lane].number));
+    let oldest = prompts.iter().enumerate().min_by_key(|(_, lane)| lanes[**lane].number);
+    if let Some((at, _)) = oldest.filter(|_| turn % OLDEST_EVERY == OLDEST_EVERY - 1) {
+        prompts[..=at].rotate_right(1);
+    }
+    prompts
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LIMITS: StepLimits = StepLimits { max_batch_tokens: 100, mixed_prefill_tokens: 16, max_chunks: 64 };
+    const LIMITS: StepLimits = StepLimits { max_batch_tokens: 100, prefill_tokens: 16, max_chunks: 64 };
+    const ALONE: StepLimits = StepLimits { prefill_tokens: 100, ..LIMITS };
+    const ONE: StepLimits = StepLimits { max_chunks: 1, ..LIMITS };
 
-    fn prompt(pending: u32) -> Lane {
-        Lane { pending, decoding: false }
+    fn prompt(pending: u32) -> Work {
+        Work { pending, decoding: false, number: 0 }
     }
 
-    const DECODE: Lane = Lane { pending: 1, decoding: true };
+    const DECODE: Work = Work { pending: 1, decoding: true, number: 0 };
 
-    fn check(lanes: &[Lane], limits: StepLimits, turn: usize, expected: &[(usize, u32)]) {
-        let got: Vec<(usize, u32)> = plan(lanes, limits, turn).iter().map(|s| (s.lane, s.take)).collect();
+    fn check(lanes: &[Work], limits: StepLimits, turn: usize, expected: &[(usize, u32)]) {
+        let numbered = lanes.iter().zip(0..).map(|(work, number)| Work { number, ..*work });
+        let numbered: Vec<Work> = numbered.collect();
+        let got: Vec<(usize, u32)> = plan(&numbered, limits, turn).iter().map(|s| (s.lane, s.take)).collect();
         assert_eq!(got, expected, "{lanes:?}");
     }
 
     #[test]
-    fn a_prompt_alone_takes_large_chunks() {
-        check(&[prompt(250)], LIMITS, 0, &[(0, 100)]);
-        check(&[prompt(30), prompt(90)], LIMITS, 0, &[(0, 30), (1, 70)]);
+    fn what_is_left_of_a_step_goes_to_the_next_prompt() {
+        check(&[prompt(250)], ALONE, 0, &[(0, 100)]);
+        check(&[prompt(30), prompt(90)], ALONE, 0, &[(0, 30), (1, 70)]);
     }
 
     #[test]
-    fn beside_decoding_sequences_prompts_take_small_chunks() {
+    fn beside_decoding_sequences_prompts_take_what_the_step_has_time_for() {
         check(&[prompt(250), DECODE, DECODE], LIMITS, 0, &[(1, 1), (2, 1), (0, 16)]);
     }
 
     #[test]
-    fn prompts_keep_their_order_whoever_has_the_turn() {
-        check(&[prompt(80), prompt(80)], LIMITS, 1, &[(0, 80), (1, 20)]);
+    fn the_prompt_with_the_least_left_goes_first_but_not_always() {
+        check(&[prompt(80), prompt(60)], ALONE, 0, &[(1, 60), (0, 40)]);
+        check(&[prompt(80), prompt(80)], ALONE, 1, &[(0, 80), (1, 20)]);
+        check(&[prompt(80), prompt(60), prompt(9)], ALONE, 3, &[(0, 80), (2, 9), (1, 11)]);
     }
 
     #[test]
     fn a_backend_that_cannot_batch_gets_one_sequence_in_turn() {
-        let one = StepLimits { max_chunks: 1, ..LIMITS };
-        check(&[DECODE, DECODE, prompt(5)], one, 0, &[(0, 1)]);
-        check(&[DECODE, DECODE, prompt(5)], one, 1, &[(1, 1)]);
-        check(&[prompt(300), prompt(5)], one, 1, &[(1, 5)]);
+        let lanes = [DECODE, prompt(5), prompt(3), DECODE];
+        check(&lanes, ONE, 0, &[(2, 3)]);
+        check(&lanes, ONE, 1, &[(0, 1)]);
+        check(&lanes, ONE, 2, &[(2, 3)]);
+        check(&lanes, ONE, 3, &[(3, 1)]);
+        check(&lanes, ONE, 6, &[(1, 5)]);
+        check(&[DECODE, DECODE], ONE, 2, &[(1, 1)]);
     }
 
     #[test]

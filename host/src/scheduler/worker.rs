@@ -1,6 +1,5 @@
-//! The engine thread: owns the executor, gathers steps, samples, and tells each job its events.
+//! The engine thread: owns the executor, carries out what the scheduler says, samples, and tells each job its events.
 
-use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -8,71 +7,69 @@ use std::time::{Duration, Instant};
 use sconce_plugin_api::abi::Code;
 
 use crate::executor::{ExecError, Executor, SeqId, Step, Want};
-use crate::metrics::{EngineMetrics, StepFigures};
+use crate::metrics::{EngineMetrics, KvFigures, StepFigures};
 
-use super::steps::{self, Lane, Slice, StepLimits};
+use super::state::{Lane, Limits, Place, Relief, Request, Scheduler};
+use super::steps::Slice;
 use super::text_stream::TextStream;
 use super::{Engine, Event, Failure, Finish, Job, Message, Sampler, Shared, Timings, Usage};
 
-/// Most prompt tokens in a step that others decode in.
-const MIXED_PREFILL_TOKENS: u32 = 128;
-
-/// Limits of an engine.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    pub max_batch_tokens: u32,
-    pub max_sequences: u32,
-    /// Jobs that may wait.
-    pub queue: usize,
-}
+/// Weight of the latest job in the mean time that jobs run.
+const LATEST: f64 = 0.1;
 
 /// The engine's loop; runs on the thread that loaded the executor.
 pub struct Worker {
     executor: Box<dyn Executor>,
-    limits: Limits,
+    scheduler: Scheduler<Running>,
     inbox: mpsc::Receiver<Message>,
     shared: Arc<Shared>,
     metrics: Arc<EngineMetrics>,
-    waiting: VecDeque<Waiting>,
-    running: Vec<Running>,
-    /// KV tokens promised to running jobs.
-    reserved: u64,
-    turn: usize,
 }
 
-struct Waiting {
-    job: Job,
-    since: Instant,
-}
-
-/// A job with a sequence of its own.
+/// What a job needs beside its lane.
 struct Running {
-    seq: SeqId,
-    /// Prompt and output; the first `fed` are in the KV cache.
-    tokens: Vec<u32>,
-    fed: u32,
-    reserved: u64,
+    job: Job,
     sampler: Sampler,
     text: TextStream,
-    queued: Duration,
-    started: Instant,
+    arrived: Instant,
+    /// Left the queue, for the first time.
+    started: Option<Instant>,
     first_token: Option<Instant>,
     last_token: Instant,
-    job: Job,
 }
 
 impl Running {
-    fn lane(&self) -> Lane {
-        Lane { pending: self.tokens.len() as u32 - self.fed, decoding: self.first_token.is_some() }
-    }
-
-    fn generated(&self) -> u32 {
-        (self.tokens.len() - self.job.prompt.len()) as u32
+    fn new(job: Job) -> Self {
+        let now = Instant::now();
+        Running {
+            sampler: Sampler::new(job.sampling.clone()),
+            text: TextStream::new(&job),
+            job,
+            arrived: now,
+            started: None,
+            first_token: None,
+            last_token: now,
+        }
     }
 
     fn tell(&self, event: Event) {
         // A receiver that is gone cancels the job before the next step.
         let _ = self.job.events.send(event);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.job.events.is_closed()
+    }
+
+    /// Times up to the last token.
+    fn timings(&self) -> Timings {
+        let started = self.started.unwrap_or(self.last_token);
+        let first = self.first_token.unwrap_or(self.last_token);
+        Timings {
+            queue: started.duration_since(self.arrived),
+            prefill: first.duration_since(started),
+            decode: self.last_token.duration_since(first),
+        }
     }
 }
 
@@ -80,44 +77,41 @@ impl Worker {
     /// A worker and the handle to submit jobs by.
     pub fn new(executor: Box<dyn Executor>, limits: Limits, metrics: Arc<EngineMetrics>) -> (Self, Engine) {
         let (engine, inbox) = Engine::new(limits);
-        let worker = Worker {
-            executor,
-            limits,
-            inbox,
-            shared: engine.shared.clone(),
-            metrics,
-            waiting: VecDeque::new(),
-            running: Vec::new(),
-            reserved: 0,
-            turn: 0,
-        };
+        let scheduler = Scheduler::new(limits.policy(executor.facts()));
+        let worker = Worker { executor, scheduler, inbox, shared: engine.shared.clone(), metrics };
         (worker, engine)
     }
 
     /// Runs until every handle is gone and all work is done, or until told to abort.
     pub fn run(mut self) {
         while self.receive() {
-            self.drop_cancelled();
-            self.admit();
-            self.publish();
-            if !self.running.is_empty() {
-                self.step();
-            }
-            self.publish();
+            self.turn();
         }
+        let parked = self.scheduler.forget();
+        self.free(parked);
+        self.publish();
+    }
+
+    /// One round: who left, who comes, one step.
+    fn turn(&mut self) {
+        self.drop_cancelled();
+        self.admit();
+        self.publish();
+        self.step();
+        self.publish();
     }
 
     /// Takes what came in; waits when there is nothing else to do. False when the thread should end.
     fn receive(&mut self) -> bool {
         loop {
-            let idle = self.running.is_empty() && self.waiting.is_empty();
+            let idle = self.scheduler.is_idle();
             let message = if idle {
                 self.inbox.recv().map_err(|_| mpsc::TryRecvError::Disconnected)
             } else {
                 self.inbox.try_recv()
             };
             match message {
-                Ok(Message::Run(job)) => self.waiting.push_back(Waiting { job: *job, since: Instant::now() }),
+                Ok(Message::Run(job)) => self.arrive(*job),
                 Ok(Message::Abort) => {
                     self.end_all(&Failure::ShuttingDown);
                     return false;
@@ -128,137 +122,167 @@ impl Worker {
         }
     }
 
+    fn arrive(&mut self, job: Job) {
+        let (share, cache) = (job.share.clone(), job.cache.clone());
+        let mut load = Running::new(job);
+        let tokens = std::mem::take(&mut load.job.prompt);
+        self.scheduler.arrive(Request { tokens, share, cache, load });
+    }
+
     /// Forgets jobs whose client is gone.
     fn drop_cancelled(&mut self) {
-        let before = self.waiting.len();
-        self.waiting.retain(|waiting| !waiting.job.events.is_closed());
-        let mut cancelled = before - self.waiting.len();
-        self.shared.waiting.fetch_sub(cancelled, Ordering::Relaxed);
-        for at in (0..self.running.len()).rev() {
-            if self.running[at].job.events.is_closed() {
-                self.release(at);
+        let waiting = self.scheduler.leave_queue(Running::is_cancelled).len();
+        self.shared.waiting.fetch_sub(waiting, Ordering::Relaxed);
+        let mut cancelled = waiting;
+        for lane in (0..self.scheduler.lanes().len()).rev() {
+            if self.scheduler.lanes()[lane].load.is_cancelled() {
+                // What was computed may serve the next one.
+                self.leave(lane, true);
                 cancelled += 1;
             }
         }
         self.metrics.cancelled(cancelled);
     }
 
-    /// Starts waiting jobs in their order while there is room for all they may need.
+    /// Gives waiting jobs a lane.
     fn admit(&mut self) {
-        while let Some(next) = self.waiting.front() {
-            let need = self.kv_tokens(&next.job);
-            let full = self.running.len() >= self.limits.max_sequences as usize
-                || self.reserved + need > self.executor.facts().kv_capacity_tokens;
-            if full && !self.running.is_empty() {
-                return;
+        let new = self.scheduler.admit();
+        self.shared.waiting.fetch_sub(new, Ordering::Relaxed);
+        let lanes = self.scheduler.lanes().len();
+        for lane in lanes - new..lanes {
+            let running = &mut self.scheduler.lane_mut(lane).load;
+            // One that was preempted had started before.
+            if running.started.is_none() {
+                let now = Instant::now();
+                running.started = Some(now);
+                self.metrics.queue_seconds(now.duration_since(running.arrived));
+                running.tell(Event::Started);
             }
-            let waiting = self.waiting.pop_front().expect("the queue has a front");
-            self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
-            self.start(waiting, need);
         }
     }
 
-    /// Tokens of KV memory a job may take, in whole blocks.
-    fn kv_tokens(&self, job: &Job) -> u64 {
-        let tokens = job.prompt.len() as u64 + u64::from(job.max_tokens);
-        tokens.next_multiple_of(u64::from(self.executor.facts().block_size))
-    }
-
-    fn start(&mut self, waiting: Waiting, need: u64) {
-        let job = waiting.job;
-        let seq = match self.executor.create(job.prompt.len() as u32 + job.max_tokens) {
-            Ok(seq) => seq,
-            Err(error) => return self.refuse(job, error),
-        };
-        let queued = waiting.since.elapsed();
-        self.metrics.queue_seconds(queued);
-        self.reserved += need;
-        let now = Instant::now();
-        let running = Running {
-            seq,
-            tokens: job.prompt.clone(),
-            fed: 0,
-            reserved: need,
-            sampler: Sampler::new(job.sampling.clone()),
-            text: TextStream::new(&job),
-            queued,
-            started: now,
-            first_token: None,
-            last_token: now,
-            job,
-        };
-        running.tell(Event::Started);
-        self.running.push(running);
-    }
-
-    fn refuse(&mut self, job: Job, error: ExecError) {
-        self.note(&error);
-        let _ = job.events.send(Event::Failed(Failure::Inference(error)));
-    }
-
-    /// One forward over everything that has work, then a token for each sequence whose turn it was.
+    /// One forward over what is due, then a token for each sequence that is complete.
     fn step(&mut self) {
-        let lanes: Vec<Lane> = self.running.iter().map(Running::lane).collect();
-        let slices = steps::plan(&lanes, self.step_limits(), self.turn);
-        self.turn = self.turn.wrapping_add(1);
-        let step = self.gather(&slices);
+        let slices = self.place_all();
+        if slices.is_empty() {
+            return;
+        }
+        match self.compute(&slices) {
+            Ok(ended) => self.finish(ended),
+            // Nothing was computed; the next round tries again with more room.
+            Err(error) if error.code == Code::KV_FULL && self.make_room() => {}
+            Err(error) => self.fail(&slices, &error),
+        }
+    }
+
+    /// Runs a step. Returns the lanes that end with it, each with its last event.
+    fn compute(&mut self, slices: &[Slice]) -> Result<Vec<(usize, Event)>, ExecError> {
+        let step = self.gather(slices);
+        let Worker { executor, scheduler, metrics, .. } = self;
         let begin = Instant::now();
-        let Worker { executor, running, metrics, .. } = self;
-        let ended = match executor.forward(&step) {
-            Ok(rows) => {
-                let decoding =
-                    slices.iter().filter(|slice| running[slice.lane].first_token.is_some()).count();
-                metrics.step(&StepFigures {
-                    time: begin.elapsed(),
-                    prefill_tokens: step.tokens.len() - decoding,
-                    decode_tokens: decoding,
-                    sequences: step.chunks.len(),
-                });
-                let mut rows = rows.iter();
-                let mut ended = Vec::new();
-                for slice in &slices {
-                    let lane = &mut running[slice.lane];
-                    lane.fed += slice.take;
-                    if lane.fed as usize == lane.tokens.len() {
-                        let row = rows.next().expect("every finished lane wanted a row");
-                        ended.extend(advance(lane, row, metrics).map(|end| (slice.lane, end)));
-                    }
-                }
-                ended
+        let rows = executor.forward(&step)?;
+        let figures = figures(scheduler, slices, begin.elapsed());
+        metrics.step(&figures);
+        scheduler.stepped(slices, figures.time);
+        let mut rows = rows.iter();
+        let mut ended = Vec::new();
+        for slice in slices {
+            if scheduler.is_due(slice.lane) {
+                let row = rows.next().expect("every finished lane wanted a row");
+                let end = advance(scheduler, slice.lane, row, metrics);
+                ended.extend(end.map(|end| (slice.lane, end)));
             }
+        }
+        Ok(ended)
+    }
+
+    /// Plans a step in which every lane has a sequence. The plan is made anew for each lane that gets one, since
+    /// what it finds in the cache is work that is left out.
+    fn place_all(&mut self) -> Vec<Slice> {
+        loop {
+            let slices = self.scheduler.plan();
+            let unplaced = slices.iter().find(|slice| self.scheduler.lanes()[slice.lane].seq().is_none());
+            match unplaced {
+                None => return slices,
+                Some(slice) => self.place(slice.lane),
+            }
+        }
+    }
+
+    fn place(&mut self, lane: usize) {
+        let place = self.scheduler.place(lane);
+        let hint = hint(&self.scheduler.lanes()[lane]);
+        match self.open(place, hint) {
+            Ok((place, seq)) => {
+                let is_first = self.scheduler.placed(lane, place, seq);
+                let lane = &self.scheduler.lanes()[lane];
+                if is_first && lane.load.job.cache.is_some() {
+                    self.metrics.prefix(lane.prompt_tokens(), lane.cached_tokens());
+                }
+            }
+            Err(error) if error.code == Code::KV_FULL && self.make_room() => {}
             Err(error) => {
                 self.note(&error);
-                let ids = slices.iter().map(|slice| self.running[slice.lane].job.id.as_str());
-                tracing::error!(
-                    requests = ids.collect::<Vec<_>>().join(","),
-                    "these requests end with that error"
-                );
-                let failed = |slice: &Slice| (slice.lane, Event::Failed(Failure::Inference(error.clone())));
-                slices.iter().map(failed).collect()
+                self.finish(vec![(lane, Event::Failed(Failure::Inference(error)))]);
             }
-        };
-        self.finish(ended);
+        }
     }
 
-    fn step_limits(&self) -> StepLimits {
-        let batch = self.executor.facts().can_batch();
-        StepLimits {
-            max_batch_tokens: self.limits.max_batch_tokens,
-            mixed_prefill_tokens: MIXED_PREFILL_TOKENS,
-            max_chunks: if batch { self.limits.max_sequences as usize } else { 1 },
+    /// The sequence of a place, or of a fresh one where what was parked cannot be used after all.
+    fn open(&mut self, place: Place, hint: u32) -> Result<(Place, SeqId), ExecError> {
+        let reused = match place {
+            Place::Fresh => None,
+            Place::Take { seq, cut: false, .. } => Some(Ok(seq)),
+            Place::Take { seq, len, cut: true } => Some(self.executor.truncate(seq, len).map(|()| seq)),
+            Place::Fork { src, len } => {
+                self.scheduler.used(src);
+                Some(self.executor.fork(src, len, hint))
+            }
+        };
+        match reused {
+            Some(Ok(seq)) => return Ok((place, seq)),
+            Some(Err(error)) if error.code.poisons() || error.code == Code::KV_FULL => return Err(error),
+            Some(Err(error)) => tracing::warn!("a cached prefix is computed anew: {}", error.causes()),
+            None => {}
         }
+        Ok((Place::Fresh, self.executor.create(hint)?))
+    }
+
+    /// Gives back the KV memory of one sequence; false if there is none to give back.
+    fn make_room(&mut self) -> bool {
+        match self.scheduler.relieve() {
+            Relief::Nothing => return false,
+            Relief::Evicted(seq) => self.executor.free(seq),
+            Relief::Preempted(seq) => {
+                self.executor.free(seq);
+                self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+                self.metrics.preempted();
+                tracing::debug!("KV memory is full: a request waits again and is computed anew");
+            }
+        }
+        true
     }
 
     fn gather(&self, slices: &[Slice]) -> Step {
         let mut step = Step::default();
         for slice in slices {
-            let lane = &self.running[slice.lane];
-            let from = lane.fed as usize;
+            let lane = &self.scheduler.lanes()[slice.lane];
+            let from = lane.fed() as usize;
             let to = from + slice.take as usize;
-            let want = if to == lane.tokens.len() { Want::Last } else { Want::None };
-            step.push(lane.seq, lane.fed, &lane.tokens[from..to], want);
+            let want = if to == lane.tokens().len() { Want::Last } else { Want::None };
+            let seq = lane.seq().expect("every lane of a plan was placed");
+            step.push(seq, lane.fed(), &lane.tokens()[from..to], want);
         }
         step
+    }
+
+    /// The jobs of a failed step end with its error.
+    fn fail(&mut self, slices: &[Slice], error: &ExecError) {
+        self.note(error);
+        let ids = slices.iter().map(|slice| self.scheduler.lanes()[slice.lane].load.job.id.as_str());
+        tracing::error!(requests = ids.collect::<Vec<_>>().join(","), "these requests end with that error");
+        let failed = |slice: &Slice| (slice.lane, Event::Failed(Failure::Inference(error.clone())));
+        self.finish(slices.iter().map(failed).collect());
     }
 
     /// Tells the ended lanes their last event and gives back what they held.
@@ -266,15 +290,39 @@ impl Worker {
         // From the back, so that indices stay true while lanes leave.
         ended.sort_by_key(|(lane, _)| std::cmp::Reverse(*lane));
         for (lane, event) in ended {
-            self.running[lane].tell(event);
-            self.release(lane);
+            let finish = match &event {
+                Event::End { finish, .. } => Some(finish.name()),
+                _ => None,
+            };
+            let lane = self.leave(lane, finish.is_some());
+            if let Some(finish) = finish {
+                self.metrics.finished(finish, lane.load.last_token.duration_since(lane.load.arrived));
+                self.learn_service(&lane.load);
+            }
+            lane.load.tell(event);
         }
     }
 
-    fn release(&mut self, lane: usize) {
-        let gone = self.running.remove(lane);
-        self.executor.free(gone.seq);
-        self.reserved -= gone.reserved;
+    /// Takes a lane out. What `is_whole` may be kept for others.
+    fn leave(&mut self, lane: usize, is_whole: bool) -> Lane<Running> {
+        let (lane, freed) = self.scheduler.leave(lane, is_whole);
+        self.free(freed);
+        lane
+    }
+
+    fn free(&mut self, sequences: Vec<SeqId>) {
+        sequences.into_iter().for_each(|seq| self.executor.free(seq));
+    }
+
+    /// How long jobs run, for those who ask how long they would wait.
+    fn learn_service(&self, running: &Running) {
+        let Timings { prefill, decode, .. } = running.timings();
+        let latest = (prefill + decode).as_micros() as f64;
+        let mean = match self.shared.service_us.load(Ordering::Relaxed) {
+            0 => latest,
+            mean => mean as f64 + LATEST * (latest - mean as f64),
+        };
+        self.shared.service_us.store(mean as u64, Ordering::Relaxed);
     }
 
     /// Logs an executor's error; one that puts it out of service is remembered.
@@ -288,72 +336,97 @@ impl Worker {
     }
 
     fn end_all(&mut self, failure: &Failure) {
-        for waiting in self.waiting.drain(..) {
-            let _ = waiting.job.events.send(Event::Failed(failure.clone()));
+        for waiting in self.scheduler.leave_queue(|_| true) {
+            waiting.load.tell(Event::Failed(failure.clone()));
         }
-        for lane in (0..self.running.len()).rev() {
-            self.running[lane].tell(Event::Failed(failure.clone()));
-            self.release(lane);
-        }
+        let all = 0..self.scheduler.lanes().len();
+        self.finish(all.map(|lane| (lane, Event::Failed(failure.clone()))).collect());
         self.publish();
     }
 
     fn publish(&self) {
-        self.shared.running.store(self.running.len(), Ordering::Relaxed);
+        self.shared.running.store(self.scheduler.lanes().len(), Ordering::Relaxed);
+        let (running, parked) = self.scheduler.kv_tokens();
+        self.metrics.kv(KvFigures { running, parked, capacity: self.executor.facts().kv_capacity_tokens });
+    }
+}
+
+/// Tokens that a lane's sequence may grow to.
+fn hint(lane: &Lane<Running>) -> u32 {
+    lane.prompt_tokens() + lane.load.job.max_tokens
+}
+
+fn figures(scheduler: &Scheduler<Running>, slices: &[Slice], time: Duration) -> StepFigures {
+    let decode_tokens = slices.iter().filter(|slice| scheduler.lanes()[slice.lane].decoding()).count();
+    let tokens: u32 = slices.iter().map(|slice| slice.take).sum();
+    StepFigures {
+        time,
+        prefill_tokens: tokens as usize - decode_tokens,
+        decode_tokens,
+        sequences: slices.len(),
     }
 }
 
 /// Samples a lane's next token and tells its text. Returns the last event if the lane ends with it.
-fn advance(lane: &mut Running, row: &[f32], metrics: &EngineMetrics) -> Option<Event> {
-    let Ok(id) = lane.sampler.sample(row, &lane.tokens) else {
+fn advance(
+    scheduler: &mut Scheduler<Running>,
+    at: usize,
+    row: &[f32],
+    metrics: &EngineMetrics,
+) -> Option<Event> {
+    let lane = scheduler.lane_mut(at);
+    let Ok(id) = lane.sample(row) else {
         return Some(Event::Failed(Failure::NotANumber));
     };
     let now = Instant::now();
-    match lane.first_token {
-        None => metrics.first_token(lane.queued + now.duration_since(lane.started), lane.job.prompt.len()),
-        Some(_) => metrics.next_token(now.duration_since(lane.last_token)),
+    let (prompt_tokens, running) = (lane.prompt_tokens() as usize, &mut lane.load);
+    match running.first_token {
+        None => metrics.first_token(now.duration_since(running.arrived), prompt_tokens),
+        Some(_) => metrics.next_token(now.duration_since(running.last_token)),
     }
-    lane.first_token.get_or_insert(now);
-    lane.last_token = now;
-    lane.tokens.push(id);
+    running.first_token.get_or_insert(now);
+    running.last_token = now;
+    scheduler.push(at, id);
+    let lane = scheduler.lane_mut(at);
     let finish = speak(lane, id);
     finish.map(|finish| end(lane, finish))
 }
 
+impl Lane<Running> {
+    /// The next token's id.
+    fn sample(&mut self, row: &[f32]) -> Result<u32, super::sampler::NoCandidate> {
+        let (tokens, running) = self.parts();
+        running.sampler.sample(row, tokens)
+    }
+}
+
 /// Tells the text that a token completed; returns why the lane ends, if it does.
-fn speak(lane: &mut Running, id: u32) -> Option<Finish> {
-    let index = lane.generated() - 1;
-    let (mut text, finish) = if lane.job.stop_ids.contains(&id) {
+fn speak(lane: &mut Lane<Running>, id: u32) -> Option<Finish> {
+    let generated = lane.generated();
+    let running = &mut lane.load;
+    let (mut text, finish) = if running.job.stop_ids.contains(&id) {
         (String::new(), Some(Finish::Stop))
     } else {
-        let piece = lane.text.push(id);
-        let full = lane.generated() >= lane.job.max_tokens;
+        let piece = running.text.push(id);
+        let full = generated >= running.job.max_tokens;
         (piece.text, if piece.stopped { Some(Finish::Stop) } else { full.then_some(Finish::Length) })
     };
     if finish.is_some() {
-        text += &lane.text.finish();
+        text += &running.text.finish();
     }
     if !text.is_empty() {
-        lane.tell(Event::Text { text, index });
+        running.tell(Event::Text { text, index: generated - 1 });
     }
     finish
 }
 
-fn end(lane: &Running, finish: Finish) -> Event {
-    let first = lane.first_token.unwrap_or(lane.last_token);
-    Event::End {
-        finish,
-        usage: Usage {
-            prompt_tokens: lane.job.prompt.len() as u32,
-            cached_tokens: 0,
-            completion_tokens: lane.generated(),
-        },
-        timings: Timings {
-            queue: lane.queued,
-            prefill: first.duration_since(lane.started),
-            decode: lane.last_token.duration_since(first),
-        },
-    }
+fn end(lane: &Lane<Running>, finish: Finish) -> Event {
+    let usage = Usage {
+        prompt_tokens: lane.prompt_tokens(),
+        cached_tokens: lane.cached_tokens(),
+        completion_tokens: lane.generated(),
+    };
+    Event::End { finish, usage, timings: lane.load.timings() }
 }
 
 impl Drop for Worker {

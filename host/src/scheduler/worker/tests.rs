@@ -146,7 +146,14 @@ impl Rig {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let mut executor = Counting::new(seen.clone());
         change(&mut executor);
-        let limits = Limits { max_batch_tokens: 64, max_sequences: 4, queue };
+        let limits = Limits {
+            max_batch_tokens: 64,
+            lanes: 4,
+            sequences: 16,
+            queue,
+            prefix_tokens: None,
+            max_step: None,
+        };
         let metrics = Arc::new(EngineMetrics::new(&mut Registry::default()));
         let (send, receive) = mpsc::channel();
         let thread = std::thread::spawn(move || {

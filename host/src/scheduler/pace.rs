@@ -1,0 +1,158 @@
+//! How many prompt tokens a step may hold, from how long the last ones took.
+//!
+//! Beside decoding sequences a chunk is as large as the step's time allows, so that the next token of the others
+//! does not wait for long. Alone a prompt takes large chunks, though not so large that a request that
+//! comes meanwhile has to wait for long. Times are told, not taken: there is no clock here.
+
+use std::time::Duration;
+
+/// Steps of a multiple of this many rows run at the full speed of the kernels.
+const ROWS: u32 = 16;
+/// Rows of a step that others decode in, before anything is known of its time.
+const UNKNOWN_MIXED: u32 = 2 * ROWS;
+/// Rows of a prompt's chunk before anything is known.
+const UNKNOWN_ALONE: u32 = 128;
+/// Least rows of a prompt's chunk when nothing decodes: fewer waste the kernels.
+const LEAST_ALONE: u32 = 64;
+/// Seconds that a step takes at most, roughly, while nothing decodes: those who come meanwhile wait for it.
+const ALONE_SECONDS: f64 = 0.5;
+/// A mixed step may take this many times the last one in which all decoded.
+const MIXED_SHARE: f64 = 2.0;
+/// Weight of the latest measurement.
+const LATEST: f64 = 0.3;
+
+/// What is known of the steps' times, in seconds.
+pub struct Pace {
+    /// Longest step that others decode in; `None`: by the last one in which all decoded.
+    max_step: Option<f64>,
+    /// Sequences and time of the last step in which all decoded.
+    decode: Option<(u32, f64)>,
+    /// A prompt's row in steps without decoding sequences.
+    alone: Option<f64>,
+    /// What a prompt's row adds to a step in which others decode.
+    mixed: Option<f64>,
+}
+
+impl Pace {
+    pub fn new(max_step: Option<Duration>) -> Self {
+        Pace { max_step: max_step.map(|time| time.as_secs_f64()), decode: None, alone: None, mixed: None }
+    }
+
+    /// Learns from a step with so many rows of prompts and of decoding sequences.
+    pub fn stepped(&mut self, prefill: u32, decoding: u32, time: Duration) {
+        let time = time.as_secs_f64();
+        match (prefill, decoding) {
+            (0, 0) => {}
+            (0, _) => self.decode = Some((decoding, time)),
+            (_, 0) => smooth(&mut self.alone, time / f64::from(prefill)),
+            _ => {
+                // A step that was quicker than decoding alone was thought to be tells of noise: rows cost something.
+                let least = self.alone.unwrap_or(0.0) / 2.0;
+                if let Some(decode) = self.decode_seconds(decoding) {
+                    smooth(&mut self.mixed, ((time - decode) / f64::from(prefill)).max(least));
+                }
+            }
+        }
+    }
+
+    /// Rows that prompts may take in a step in which so many sequences decode. At least 1, at most `most`.
+    pub fn prefill_rows(&self, decoding: u32, most: u32) -> u32 {
+        let rows = if decoding == 0 { self.alone_rows() } else { self.mixed_rows(decoding) };
+        rows.clamp(1, most.max(1))
+    }
+
+    fn alone_rows(&self) -> u32 {
+        match self.alone {
+            Some(row) => whole((ALONE_SECONDS / row) as u32).max(LEAST_ALONE),
+            None => UNKNOWN_ALONE,
+        }
+    }
+
+    fn mixed_rows(&self, decoding: u32) -> u32 {
+        let (Some(decode), Some(row)) = (self.decode_seconds(decoding), self.mixed.or(self.alone)) else {
+            return whole(decoding + UNKNOWN_MIXED) - decoding;
+        };
+        let budget = self.max_step.unwrap_or(MIXED_SHARE * decode);
+        let rows = ((budget - decode) / row).clamp(0.0, f64::from(u32::MAX / 2)) as u32;
+        whole(decoding + rows).saturating_sub(decoding)
+    }
+
+    /// What decoding takes with so many sequences, by the last time and what a row costs.
+    fn decode_seconds(&self, decoding: u32) -> Option<f64> {
+        let (sequences, time) = self.decode?;
+        let row = self.alone.unwrap_or(0.0);
+        Some((time + (f64::from(decoding) - f64::from(sequences)) * row).max(time / 2.0))
+    }
+}
+
+/// Rounded down to full speed.
+fn whole(rows: u32) -> u32 {
+    rows / ROWS * ROWS
+}
+
+fn smooth(value: &mut Option<f64>, latest: f64) {
+    *value = Some(value.map_or(latest, |value| value + LATEST * (latest - value)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// After ten steps of each kind: 4 ms a row of a prompt, 80 ms for 4 sequences that decode.
+    fn settled(max_step: Option<Duration>) -> Pace {
+        let mut pace = Pace::new(max_step);
+        for _ in 0..10 {
+            pace.stepped(100, 0, 400 * MS);
+            pace.stepped(0, 4, 80 * MS);
+            pace.stepped(20, 4, 160 * MS);
+        }
+        pace
+    }
+
+    fn check(pace: &Pace, decoding: u32, most: u32, expected: u32) {
+        assert_eq!(pace.prefill_rows(decoding, most), expected, "{decoding} decoding");
+    }
+
+    #[test]
+    fn a_mixed_step_takes_twice_the_time_of_decoding_in_whole_rows() {
+        // 80 ms for 20 rows; with the 4 that decode, 16 are whole.
+        check(&settled(None), 4, 512, 12);
+        // 12 more that decode cost 48 ms, so there are 128 ms for 32 rows.
+        check(&settled(None), 16, 512, 32);
+        check(&settled(None), 4, 5, 5);
+    }
+
+    #[test]
+    fn a_limit_given_is_kept() {
+        // 320 ms for 80 rows.
+        check(&settled(Some(400 * MS)), 4, 512, 76);
+        check(&settled(Some(MS)), 4, 512, 1);
+    }
+
+    #[test]
+    fn alone_a_chunk_takes_half_a_second() {
+        check(&settled(None), 0, 512, 112);
+        let mut quick = Pace::new(None);
+        quick.stepped(512, 0, MS);
+        check(&quick, 0, 2048, 2048);
+        let mut slow = Pace::new(None);
+        slow.stepped(100, 0, 10_000 * MS);
+        check(&slow, 0, 512, LEAST_ALONE);
+    }
+
+    #[test]
+    fn before_anything_is_known_chunks_are_moderate() {
+        check(&Pace::new(None), 0, 512, UNKNOWN_ALONE);
+        check(&Pace::new(None), 4, 512, 28);
+        check(&Pace::new(Some(MS)), 40, 512, 24);
+    }
+
+    #[test]
+    fn a_lucky_step_does_not_make_rows_free() {
+        let mut pace = settled(None);
+        (0..100).for_each(|_| pace.stepped(12, 4, 10 * MS));
+        assert!(pace.prefill_rows(4, 10_000) <= 48, "{}", pace.prefill_rows(4, 10_000));
+    }
+}
