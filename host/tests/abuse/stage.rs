@@ -20,8 +20,9 @@ pub const MIB: u64 = 1 << 20;
 
 /// A server on the mock backend with a client beside it.
 pub struct Stage {
-    pub server: Server,
+    // Ends before the server does.
     neighbour: Neighbour,
+    pub server: Server,
     before: Option<Footprint>,
 }
 
