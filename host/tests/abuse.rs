@@ -78,7 +78,7 @@ fn bodies_a_byte_at_a_time_or_not_at_all() {
 }
 
 /// Ten thousand, or as many as this process may hold. A connection costs the server a task and a read buffer: the bound
-/// is 24 KiB for each. `--max-connections` and `--header-timeout` let them stay.
+/// is 16 KiB for each. `--max-connections` and `--header-timeout` let them stay.
 #[test]
 fn ten_thousand_idle_connections() {
     let limit = raise_descriptor_limit();
@@ -86,11 +86,10 @@ fn ten_thousand_idle_connections() {
     let stage = Stage::new(&[("SCONCE_MAX_CONNECTIONS", "20000"), ("SCONCE_HEADER_TIMEOUT", "300")]);
     let mut connections: Vec<Raw> = (0..count).map(|_| stage.open()).collect();
     println!("{count} idle connections, of a descriptor limit of {limit}");
-    if let Some(server) = Footprint::of(stage.server.process()) {
+    if Footprint::of(stage.server.process()).is_some() {
         eventually("all are accepted", || {
             Footprint::of(stage.server.process()).expect("it lives").descriptors >= count
         });
-        println!("the server holds {} descriptors before", server.descriptors);
     }
     sleep(Duration::from_millis(500));
     let closed = connections.iter_mut().filter_map(|connection| connection.is_closed().then_some(())).count();
@@ -100,7 +99,7 @@ fn ten_thousand_idle_connections() {
     last.send(b"GET /ready HTTP/1.1\r\nhost: x\r\n\r\n").expect("the server reads");
     assert_eq!(last.reply().expect("an answer").head.status, 200);
     drop((last, connections));
-    stage.is_over(count as u64 * (24 << 10) + SLACK);
+    stage.is_over(count as u64 * (16 << 10) + SLACK);
 }
 
 /// Needs `--header-timeout` and `--idle-timeout`.
@@ -146,6 +145,11 @@ fn more_connections_than_descriptors() {
     assert!(after.resident <= before.resident + SLACK, "{before:?} {after:?}");
 }
 
+/// 4,000 tokens of the mock, whose seed brings no end token among them: some seconds.
+fn long(stream: bool) -> Value {
+    json!({"prompt": "Long", "max_tokens": 4000, "temperature": 100, "seed": 9, "stream": stream})
+}
+
 /// A client that says it will send no more cannot be told from one that is gone, and counts as gone: its request is
 /// cancelled and the connection closed. So it is with most servers; HTTP libraries do not do it.
 #[test]
@@ -155,7 +159,7 @@ fn a_closed_write_side_is_a_client_that_is_gone() {
     let before = cancelled();
     let mut connections: Vec<Raw> = (0..20).map(|_| stage.open()).collect();
     for (turn, connection) in connections.iter_mut().enumerate() {
-        let body = json!({"prompt": "Long", "max_tokens": 5000, "temperature": 100, "stream": turn % 2 == 0});
+        let body = long(turn % 2 == 0);
         connection.post(COMPLETIONS, body.to_string().as_bytes(), "").expect("the server reads");
     }
     eventually("all run", || stage.server.metrics().value("sconce_requests_running") >= 20.0);
@@ -275,7 +279,7 @@ fn floods_of_headers() {
         assert!(sent <= 48 * MIB || total < 48 << 20, "{sent} bytes were taken");
     };
     let begin = "GET /ready HTTP/1.1\r\nhost: x\r\n";
-    for _ in 0..3 {
+    for _ in 0..10 {
         flood(&format!("{begin}x-long: "), &vec![b'a'; 64 << 10], 100_000_000);
         flood(begin, b"x-many: a\r\n".repeat(6000).as_slice(), 100_000_000);
         flood("GET /", &vec![b'a'; 64 << 10], 100_000_000);
@@ -291,7 +295,7 @@ fn floods_of_headers() {
 fn thousands_of_connections_with_garbage() {
     let stage = Stage::new(&[("SCONCE_HEADER_TIMEOUT", "2")]);
     let mut random = ChaCha8Rng::seed_from_u64(5);
-    for turn in 0..2000 {
+    for turn in 0..5000 {
         let mut garbage = vec![0; random.random_range(1..2000)];
         random.fill_bytes(&mut garbage);
         let begin: &[u8] = match turn % 5 {
@@ -411,9 +415,8 @@ fn a_stream_that_nobody_reads_beside_sixty_four() {
     let name = "n".repeat(LONG_NAME);
     let args = ["--model-name", &name, "--ctx", "20000", "--max-sequences", "80"];
     let stage = Stage::with(&[("SCONCE_WRITE_TIMEOUT", "2")], &args);
-    let body = json!({"prompt": "Long", "max_tokens": 15_000, "temperature": 100, "seed": 5, "stream": true});
     let mut unread = stage.open();
-    unread.post(COMPLETIONS, body.to_string().as_bytes(), "").expect("the server reads");
+    unread.post(COMPLETIONS, long(true).to_string().as_bytes(), "").expect("the server reads");
     let running = || stage.server.metrics().value("sconce_requests_running");
     std::thread::scope(|scope| {
         for turn in 0..64 {
@@ -427,6 +430,8 @@ fn a_stream_that_nobody_reads_beside_sixty_four() {
     });
     // The client beside runs now and then.
     eventually("the unread stream is ended", || running() <= 1.0);
+    // Long enough for the limit to pass after its last token too.
+    sleep(Duration::from_secs(4));
     let mut rest = Vec::new();
     let ended = unread.socket().try_clone().expect("a descriptor").read_to_end(&mut rest);
     println!("{:.1} MiB lay unread, then {ended:?}", rest.len() as f64 / MIB as f64);
@@ -435,7 +440,8 @@ fn a_stream_that_nobody_reads_beside_sixty_four() {
     stage.is_over(64 * MIB + SLACK);
 }
 
-/// A prompt that no context holds is refused. The bound is what tokenizing so much text takes.
+/// A prompt that no context holds is refused, and without tokenizing all of it: memory for the text, as it came and as
+/// it was read, and not for each of its tokens.
 #[test]
 fn a_prompt_of_twenty_megabytes() {
     let stage = Stage::new(&[]);
@@ -446,12 +452,13 @@ fn a_prompt_of_twenty_megabytes() {
         for (path, body) in [(COMPLETIONS, json!({"prompt": text})), ("/v1/chat/completions", chat)] {
             let begin = Instant::now();
             let error = stage.server.post(path, &body).error(400);
-            println!("{path}: refused after {:?}", begin.elapsed());
+            let grown = stage.growth().unwrap_or_default() as f64 / MIB as f64;
+            println!("{path}: refused after {:?}, {grown:.0} MiB more", begin.elapsed());
             assert_eq!(error["code"], "context_length_exceeded", "{error}");
         }
     }
     let ids: Value = vec![5; 5_000_000].into();
     let error = stage.server.post(COMPLETIONS, &json!({"prompt": ids})).error(400);
     assert_eq!(error["code"], "context_length_exceeded", "{error}");
-    stage.is_over(512 * MIB);
+    stage.is_over(6 * 20 * MIB + SLACK);
 }
