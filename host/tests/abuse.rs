@@ -56,7 +56,7 @@ fn headers_a_byte_at_a_time() {
         connection
     });
     outlasts(connections.collect(), b"slow");
-    stage.is_over(SLACK);
+    stage.ends_well(SLACK);
 }
 
 /// Needs `--body-timeout`.
@@ -74,7 +74,7 @@ fn bodies_a_byte_at_a_time_or_not_at_all() {
     };
     outlasts(connections(100), b"slow");
     outlasts(connections(100), b"");
-    stage.is_over(SLACK);
+    stage.ends_well(SLACK);
 }
 
 /// Ten thousand, or as many as this process may hold. A connection costs the server a task and a read buffer: the bound
@@ -99,7 +99,7 @@ fn ten_thousand_idle_connections() {
     last.send(b"GET /ready HTTP/1.1\r\nhost: x\r\n\r\n").expect("the server reads");
     assert_eq!(last.reply().expect("an answer").head.status, 200);
     drop((last, connections));
-    stage.is_over(count as u64 * (16 << 10) + SLACK);
+    stage.ends_well(count as u64 * (16 << 10) + SLACK);
 }
 
 /// Needs `--header-timeout` and `--idle-timeout`.
@@ -115,7 +115,7 @@ fn idle_connections_are_closed() {
         connection
     };
     outlasts((0..100).map(used).collect(), b"");
-    stage.is_over(SLACK);
+    stage.ends_well(SLACK);
 }
 
 /// While there is no descriptor left nobody can be let in; when the hoarders leave, all is as before.
@@ -159,14 +159,14 @@ fn a_closed_write_side_is_a_client_that_is_gone() {
     let before = cancelled();
     let mut connections: Vec<Raw> = (0..20).map(|_| stage.open()).collect();
     for (turn, connection) in connections.iter_mut().enumerate() {
-        let body = long(turn % 2 == 0);
+        let body = long(turn.is_multiple_of(2));
         connection.post(COMPLETIONS, body.to_string().as_bytes(), "").expect("the server reads");
     }
     eventually("all run", || stage.server.metrics().value("sconce_requests_running") >= 20.0);
     connections.iter().for_each(|connection| connection.end_sending().expect("the socket is open"));
     eventually("all are cancelled", || cancelled() == before + 20.0);
     eventually("all are closed", || connections.iter_mut().all(Raw::is_closed));
-    stage.is_over(SLACK);
+    stage.ends_well(SLACK);
 }
 
 /// Sends pieces until the server has answered or closed, or all are sent. Returns what was sent, in bytes, and the
@@ -224,7 +224,7 @@ fn bodies_of_a_hundred_megabytes() {
         }
     });
     assert!(begin.elapsed() < 2 * SOON, "{:?}", begin.elapsed());
-    stage.is_over(3 * 64 * MIB + SLACK);
+    stage.ends_well(3 * 64 * MIB + SLACK);
 }
 
 /// Needs `--max-body`: a body whose length is told is refused without reading it.
@@ -239,7 +239,7 @@ fn a_body_that_is_too_long_is_refused_by_its_length() {
         assert_eq!(reply.head.status, 413, "{reply:?}");
         assert!(begin.elapsed() < SOON && reply.json()["error"]["message"].is_string(), "{reply:?}");
     }
-    stage.is_over(SLACK);
+    stage.ends_well(SLACK);
 }
 
 /// Each nesting is refused where the field is looked at and passed over where it is not, without recursion.
@@ -265,7 +265,7 @@ fn deep_json() {
     let ignored = format!("{{\"prompt\": \"A\", \"max_tokens\": 1, \"nobody_knows_this\": {arrays}}}");
     let status = stage.server.post_bytes(COMPLETIONS, ignored.as_bytes()).status;
     assert!(matches!(status, 200 | 400), "{status}");
-    stage.is_over(64 * MIB + SLACK);
+    stage.ends_well(64 * MIB + SLACK);
 }
 
 /// 431 or a closed connection, long before all was read.
@@ -287,7 +287,7 @@ fn floods_of_headers() {
         let thousands: String = (0..5000).map(|n| format!("x-{n}: a\r\n")).collect();
         flood(begin, format!("{thousands}\r\n").as_bytes(), 1);
     }
-    stage.is_over(SLACK);
+    stage.ends_well(SLACK);
 }
 
 /// Random bytes, other protocols, and nothing at all: an error or a closed connection.
@@ -314,7 +314,7 @@ fn thousands_of_connections_with_garbage() {
             Err(error) => assert!(error.kind() != ErrorKind::WouldBlock, "no answer within the time"),
         }
     }
-    stage.is_over(SLACK);
+    stage.ends_well(SLACK);
 }
 
 /// Requests whose end is in doubt are how one client speaks in another's name behind a proxy.
@@ -339,14 +339,14 @@ fn framing_that_makes_no_sense() {
     check("transfer-encoding: chunked\r\n".into(), "zz\r\n");
     check("transfer-encoding: chunked\r\n".into(), "ffffffffffffffffff\r\n");
     check("transfer-encoding: chunked\r\n".into(), &format!("1;{}\r\n", "x".repeat(1 << 20)));
-    stage.is_over(SLACK);
+    stage.ends_well(SLACK);
 }
 
 /// Answers come in the order of the requests, each to its own.
 #[test]
 fn a_hundred_requests_in_one_packet() {
     let stage = Stage::new(&[]);
-    let body = |turn: usize| json!({"prompt": vec![turn + 5], "max_tokens": 4, "temperature": 0, "stream": turn % 3 == 0});
+    let body = |turn: usize| json!({"prompt": vec![turn + 5], "max_tokens": 4, "temperature": 0, "stream": turn.is_multiple_of(3)});
     let expected: Vec<String> = (0..100).map(|turn| stage.server.greedy(vec![turn + 5], 4)).collect();
     let mut connection = stage.open();
     let mut all = Vec::new();
@@ -359,7 +359,7 @@ fn a_hundred_requests_in_one_packet() {
     for (turn, expected) in expected.iter().enumerate() {
         let reply = connection.reply().unwrap_or_else(|e| panic!("answer {turn}: {e}"));
         assert_eq!(reply.head.status, 200, "{reply:?}");
-        let text = if turn % 3 == 0 {
+        let text = if turn.is_multiple_of(3) {
             support::ChatStream::read(support::events(reply.text()).into_iter()).text()
         } else {
             reply.json()["choices"][0]["text"].as_str().expect("a text").to_owned()
@@ -372,7 +372,7 @@ fn a_hundred_requests_in_one_packet() {
         flood.send(&all).or_else(|e| if e.kind() == ErrorKind::WouldBlock { Ok(()) } else { Err(e) }).ok();
     }
     drop((connection, flood));
-    stage.is_over(SLACK);
+    stage.ends_well(SLACK);
 }
 
 /// Continues where a body is wanted, and wants none that is too long.
@@ -402,7 +402,7 @@ fn clients_that_wait_to_be_told_to_go_on() {
     let status = wrong.reply().expect("an answer").head.status;
     assert!(matches!(status, 200 | 417), "{status}");
     drop(waiting);
-    stage.is_over(SLACK);
+    stage.ends_well(SLACK);
 }
 
 /// Long chunks, since each names the model: what is not read soon exceeds what the system's buffers take.
@@ -437,7 +437,7 @@ fn a_stream_that_nobody_reads_beside_sixty_four() {
     println!("{:.1} MiB lay unread, then {ended:?}", rest.len() as f64 / MIB as f64);
     assert!(!String::from_utf8_lossy(&rest).contains("[DONE]"), "the whole stream was written");
     drop(unread);
-    stage.is_over(64 * MIB + SLACK);
+    stage.ends_well(64 * MIB + SLACK);
 }
 
 /// A prompt that no context holds is refused, and without tokenizing all of it: memory for the text, as it came and as
@@ -460,5 +460,5 @@ fn a_prompt_of_twenty_megabytes() {
     let ids: Value = vec![5; 5_000_000].into();
     let error = stage.server.post(COMPLETIONS, &json!({"prompt": ids})).error(400);
     assert_eq!(error["code"], "context_length_exceeded", "{error}");
-    stage.is_over(6 * 20 * MIB + SLACK);
+    stage.ends_well(6 * 20 * MIB + SLACK);
 }

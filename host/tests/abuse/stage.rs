@@ -58,7 +58,7 @@ impl Stage {
     /// All the abusers are gone: nobody noticed them, nothing is left of them, and they cost no more than `growth`
     /// bytes of memory at any time.
     #[track_caller]
-    pub fn is_over(self, growth: u64) {
+    pub fn ends_well(self, growth: u64) {
         let served = self.neighbour.noticed_nothing();
         let grown = self.growth();
         let mib = grown.map_or("?".to_owned(), |bytes| format!("{:.1}", bytes as f64 / MIB as f64));
@@ -139,14 +139,14 @@ impl Drop for Neighbour {
 fn ask(url: &str, turn: usize, expected: &str) {
     let begin = Instant::now();
     let mut body = request(turn);
-    body["stream"] = json!(turn % 2 == 1);
+    body["stream"] = json!(!turn.is_multiple_of(2));
     let mut connection = Raw::open(url, PATIENCE).expect("the server listens");
     connection
         .post(COMPLETIONS, body.to_string().as_bytes(), "connection: close\r\n")
         .expect("the server reads");
     let reply = connection.reply().expect("an answer");
     assert_eq!(reply.head.status, 200, "{reply:?}");
-    let text = if turn % 2 == 1 {
+    let text = if !turn.is_multiple_of(2) {
         crate::support::ChatStream::read(crate::support::events(reply.text()).into_iter()).text()
     } else {
         reply.json()["choices"][0]["text"].as_str().expect("a text").to_owned()
