@@ -130,31 +130,42 @@ impl Soak {
         self.answered() as f64 / begin.elapsed().as_secs_f64()
     }
 
-    /// Clients that come at random, so many a second, whatever becomes of those before them.
+    /// Clients that come at random, twice as many a second as can be answered, whatever becomes of those before them.
+    /// `sustainable`: at first; more when the server turns out to answer more. Returns the last.
     fn load<'scope>(
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
         planner: &mut Planner,
-        rate: f64,
+        mut sustainable: f64,
         time: Duration,
-    ) {
+    ) -> f64 {
         let begin = Instant::now();
-        let mut due = Duration::ZERO;
+        let (mut due, mut window) = (Duration::ZERO, (Duration::ZERO, self.answered()));
         while due < time {
             sleep(due.saturating_sub(begin.elapsed()));
-            due += planner.pause(rate);
-            let plan = planner.any();
-            if self.present.fetch_add(1, Ordering::Relaxed) >= CLIENTS {
-                self.present.fetch_sub(1, Ordering::Relaxed);
-                let mut tally = self.tally.lock().expect("no holder panics");
-                *tally.outcomes.entry("not sent, too many at once".to_owned()).or_default() += 1;
-                continue;
+            if due.saturating_sub(window.0) > time / 8 {
+                let answered =
+                    (self.answered() - window.1) as f64 / (begin.elapsed() - window.0).as_secs_f64();
+                sustainable = sustainable.max(answered);
+                window = (begin.elapsed(), self.answered());
             }
-            scope.spawn(move || {
-                self.run(&plan);
-                self.present.fetch_sub(1, Ordering::Relaxed);
-            });
+            due += planner.pause(2.0 * sustainable);
+            self.spawn(scope, planner.any());
         }
+        sustainable
+    }
+
+    fn spawn<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, plan: Plan) {
+        if self.present.fetch_add(1, Ordering::Relaxed) >= CLIENTS {
+            self.present.fetch_sub(1, Ordering::Relaxed);
+            let mut tally = self.tally.lock().expect("no holder panics");
+            *tally.outcomes.entry("not sent, too many at once".to_owned()).or_default() += 1;
+            return;
+        }
+        scope.spawn(move || {
+            self.run(&plan);
+            self.present.fetch_sub(1, Ordering::Relaxed);
+        });
     }
 
     /// Looks at the server until told to stop.
@@ -192,7 +203,7 @@ fn twice_the_sustainable_load() {
         settings.seed,
         settings.load.as_secs()
     );
-    let samples = under_load(&soak, &settings, 2.0 * rate);
+    let samples = under_load(&soak, &settings, rate);
     let tally = soak.tally.lock().expect("no holder panics");
     report(&tally, &samples);
     assert!(tally.wrong.is_empty(), "{} answers are wrong, the first: {}", tally.wrong.len(), tally.wrong[0]);
@@ -209,7 +220,9 @@ fn under_load(soak: &Soak, settings: &Settings, rate: f64) -> Vec<Sample> {
     std::thread::scope(|scope| {
         let watch = scope.spawn(|| soak.watch(settings.period(), &stop));
         std::thread::scope(|clients| {
-            soak.load(clients, &mut Planner::new(settings.seed, CONTEXT), rate, settings.load);
+            let planner = &mut Planner::new(settings.seed, CONTEXT);
+            let rate = soak.load(clients, planner, rate, settings.load);
+            println!("at last {rate:.1} requests/s could be sustained");
             // What is seen while the last clients leave is no sign of growth.
             stop.store(true, Ordering::Relaxed);
         });
