@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-/// Steps of a multiple of this many rows run at the full speed of the kernels.
+/// Steps of a multiple of this many rows run at the full speed of the kernels; filling one up costs little.
 const ROWS: u32 = 16;
 /// Rows of a step that others decode in, before anything is known of its time.
 const UNKNOWN_MIXED: u32 = 2 * ROWS;
@@ -18,6 +18,9 @@ const LEAST_ALONE: u32 = 64;
 const ALONE_SECONDS: f64 = 0.5;
 /// A mixed step may take this many times the last one in which all decoded.
 const MIXED_SHARE: f64 = 2.0;
+/// A prompt's row beside others is taken to cost at least and at most so many times one alone. A disturbed step
+/// would else make chunks so small, or so large, that later ones teach nothing better.
+const MIXED_COST: (f64, f64) = (0.5, 3.0);
 /// Weight of the latest measurement.
 const LATEST: f64 = 0.3;
 
@@ -46,16 +49,18 @@ impl Pace {
             (0, _) => self.decode = Some((decoding, time)),
             (_, 0) => smooth(&mut self.alone, time / f64::from(prefill)),
             _ => {
-                // A step that was quicker than decoding alone was thought to be tells of noise: rows cost something.
-                let least = self.alone.unwrap_or(0.0) / 2.0;
                 if let Some(decode) = self.decode_seconds(decoding) {
-                    smooth(&mut self.mixed, ((time - decode) / f64::from(prefill)).max(least));
+                    let row = (time - decode) / f64::from(prefill);
+                    let (least, most) =
+                        self.alone.map_or((0.0, f64::MAX), |a| (a * MIXED_COST.0, a * MIXED_COST.1));
+                    smooth(&mut self.mixed, row.clamp(least, most));
                 }
             }
         }
     }
 
-    /// Rows that prompts may take in a step in which so many sequences decode. At least 1, at most `most`.
+    /// Rows that prompts may take in a step in which so many sequences decode; at most `most`. They always fill
+    /// the step up to full speed, however long it takes: a prompt comes to its end.
     pub fn prefill_rows(&self, decoding: u32, most: u32) -> u32 {
         let rows = if decoding == 0 { self.alone_rows() } else { self.mixed_rows(decoding) };
         rows.clamp(1, most.max(1))
@@ -74,7 +79,7 @@ impl Pace {
         };
         let budget = self.max_step.unwrap_or(MIXED_SHARE * decode);
         let rows = ((budget - decode) / row).clamp(0.0, f64::from(u32::MAX / 2)) as u32;
-        whole(decoding + rows).saturating_sub(decoding)
+        whole(decoding + rows).max(whole(decoding) + ROWS) - decoding
     }
 
     /// What decoding takes with so many sequences, by the last time and what a row costs.
@@ -128,7 +133,8 @@ mod tests {
     fn a_limit_given_is_kept() {
         // 320 ms for 80 rows.
         check(&settled(Some(400 * MS)), 4, 512, 76);
-        check(&settled(Some(MS)), 4, 512, 1);
+        check(&settled(Some(MS)), 4, 512, 12);
+        check(&settled(Some(MS)), 16, 512, 16);
     }
 
     #[test]
@@ -147,6 +153,14 @@ mod tests {
         check(&Pace::new(None), 0, 512, UNKNOWN_ALONE);
         check(&Pace::new(None), 4, 512, 28);
         check(&Pace::new(Some(MS)), 40, 512, 24);
+    }
+
+    #[test]
+    fn a_disturbed_step_does_not_stop_prompts() {
+        let mut pace = settled(None);
+        (0..100).for_each(|_| pace.stepped(1, 4, 500 * MS));
+        check(&pace, 4, 512, 12);
+        check(&pace, 16, 512, 16);
     }
 
     #[test]
