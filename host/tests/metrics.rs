@@ -20,7 +20,7 @@ fn page(name: &str) -> String {
 /// The rows of all tables of a page that have this head, by column.
 fn rows(page: &str, head: &str) -> Vec<Vec<String>> {
     let cells = |line: &str| -> Vec<String> {
-        line.trim_matches('|').split(" | ").map(|cell| cell.trim().replace('`', "")).collect()
+        line.trim_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect()
     };
     let mut lines = page.lines();
     let mut rows = Vec::new();
