@@ -148,12 +148,13 @@ impl Metrics {
     }
 }
 
-/// `sconce_…`, labels in braces or none, and a suffix that fits the declared type.
+/// `sconce_…` or `process_…`, labels in braces or none, and a suffix that fits the declared type.
 fn well_formed(name: &str, types: &BTreeMap<String, String>) -> bool {
     let (base, labels) = name.split_once('{').map_or((name, "}"), |(base, labels)| (base, labels));
     let kind = |suffix| base.strip_suffix(suffix).and_then(|family| types.get(family)).map(String::as_str);
     let typed = types.get(base).is_some_and(|kind| kind == "gauge")
         || kind("_total") == Some("counter")
         || ["_bucket", "_sum", "_count"].into_iter().any(|suffix| kind(suffix) == Some("histogram"));
-    base.starts_with("sconce_") && labels.ends_with('}') && typed
+    let ours = base.starts_with("sconce_") || base.starts_with("process_");
+    ours && labels.ends_with('}') && typed
 }
