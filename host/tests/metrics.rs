@@ -149,7 +149,6 @@ fn a_request_moves_what_it_should() {
 
 /// What only the engine's loop knows: why requests end, whose prefix was known, and who holds the cache.
 #[test]
-#[ignore = "until the engine's loop tells of ends, prefixes and KV memory"]
 fn ends_prefixes_and_memory_are_told() {
     let server = Server::mock("slow_ms=10", &[]);
     let prompt: Vec<u32> = (1..200).collect();
