@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cli::{EngineArgs, OnFallback, ServeArgs};
+use crate::cli::{EngineArgs, HttpArgs, OnFallback, ServeArgs};
 use crate::error::Error;
+use crate::http::Limits;
 use crate::models::Replacements;
 
 /// Everything `sconce serve` needs to know.
@@ -19,6 +20,7 @@ pub struct ServeConfig {
     pub queue: usize,
     pub on_fallback: OnFallback,
     pub drain_timeout: Duration,
+    pub http: Limits,
     pub worker: Option<Worker>,
 }
 
@@ -54,8 +56,25 @@ impl ServeConfig {
             queue: args.queue,
             on_fallback: args.on_fallback,
             drain_timeout: Duration::from_secs(args.drain_timeout),
+            http: limits(&args.http),
             worker,
         })
+    }
+}
+
+fn limits(args: &HttpArgs) -> Limits {
+    let time = |seconds: u32| (seconds > 0).then(|| Duration::from_secs(seconds.into()));
+    Limits {
+        max_body: (args.max_body as usize) << 20,
+        max_tokens: args.max_tokens.unwrap_or(u32::MAX),
+        max_connections: args.max_connections.map(|n| n as usize),
+        header: time(args.header_timeout),
+        body: time(args.body_timeout),
+        idle: time(args.idle_timeout),
+        write: time(args.write_timeout),
+        request: time(args.request_timeout),
+        queue: time(args.queue_timeout),
+        keep_alive: time(args.keep_alive),
     }
 }
 
