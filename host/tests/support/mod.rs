@@ -6,6 +6,8 @@
 mod client;
 mod command;
 mod library;
+mod process;
+mod raw;
 mod server;
 mod sse;
 
@@ -16,6 +18,10 @@ use std::time::{Duration, Instant};
 pub use client::{Answer, Metrics, abandoned_post, get, post, post_bytes, request};
 pub use command::{Run, sconce, sconce_at, sconce_with};
 pub use library::{Shelf, compile, mock_as, replaced, tell};
+#[cfg(unix)]
+pub use process::raise_descriptor_limit;
+pub use process::{Footprint, forget_peak};
+pub use raw::{Head, Raw, Reply, post_head};
 pub use server::{Server, free_port};
 pub use sse::{ChatStream, EventStream, events, job_events};
 

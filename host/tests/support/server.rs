@@ -167,9 +167,14 @@ impl Server {
         });
     }
 
+    /// Id of its process.
+    pub fn process(&self) -> u32 {
+        self.child.lock().expect("no holder panics").id()
+    }
+
     /// Asks it to end, as a service manager would.
     pub fn terminate(&self) {
-        let id = self.child.lock().expect("no holder panics").id().to_string();
+        let id = self.process().to_string();
         let sent = Command::new("kill").args(["-TERM", &id]).status().expect("`kill` is there");
         assert!(sent.success(), "the signal was not sent");
     }
