@@ -19,6 +19,7 @@ use super::access::Entry;
 use super::body::{Body, Prompt};
 use super::error::ApiError;
 use super::patience::Patience;
+use super::turns::SHORT;
 use super::{App, intake, until};
 
 /// A request to generate, whose body is read and whose model is there.
@@ -67,17 +68,13 @@ impl Asked {
     /// Reads the body and finds the model, unless the server is shutting down.
     pub async fn read(app: &App, request: Request, entry: Arc<Entry>) -> Result<Asked, ApiError> {
         let patience = Patience::new(&app.limits, entry.arrived);
-        let bytes = tokio::select! {
-            bytes = intake::read(app, request.into_body()) => bytes?,
-            () = until(patience.deadline(false)) => return Err(patience.overdue(false, Duration::ZERO)),
-        };
-        let body = Body::read(&bytes)?;
+        let (size, body) = patience.with(taken_in(app, request), Duration::default).await?;
         if app.is_draining() {
             return Err(ApiError::Draining);
         }
         let model = app.models.find(body.model.as_deref().filter(|name| !name.is_empty()))?;
         entry.model(&model.name);
-        Ok(Asked { size: bytes.len(), body, model, entry, patience: patience.queued() })
+        Ok(Asked { size, body, model, entry, patience: patience.queued() })
     }
 
     /// Computes what the job needs when it is this request's turn.
@@ -86,12 +83,7 @@ impl Asked {
         app: &App,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        tokio::select! {
-            made = app.turns.take(self.size, work) => made,
-            () = until(self.patience.deadline(false)) => {
-                Err(self.patience.overdue(false, self.model.engine.expected_wait()))
-            }
-        }
+        self.patience.with(app.turns.take(self.size, work), || self.model.engine.expected_wait()).await
     }
 
     /// Submits a job for prompt ids. `default_max` applies where the client left the length open.
@@ -204,6 +196,19 @@ impl Generation {
             }
         }
     }
+}
+
+/// The body, and its size in bytes.
+async fn taken_in(app: &App, request: Request) -> Result<(usize, Body), ApiError> {
+    let bytes = intake::read(app, request.into_body()).await?;
+    let size = bytes.len();
+    // Large ones would hold up who else is served by this thread.
+    let body = if size <= SHORT {
+        Body::read(&bytes)?
+    } else {
+        app.turns.take(size, move || Body::read(&bytes)).await?
+    };
+    Ok((size, body))
 }
 
 /// An answer of Server-Sent Events, which shows that it lives while there is nothing to say.

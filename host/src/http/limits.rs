@@ -31,18 +31,25 @@ pub struct Limits {
 /// Descriptors that connections leave to model files, plugins and the log.
 const RESERVE: u64 = 64;
 /// Most connections unless told otherwise; each takes about 10 KiB.
-const MOST: u64 = 16_384;
+const MOST: usize = 16_384;
 /// Connections where nothing says how many descriptors there may be.
 #[cfg(not(unix))]
 const UNKNOWN: u64 = 1024;
 
 impl Limits {
-    /// Connections held at once.
+    /// Connections held at once: no more than there are descriptors for.
     pub fn connections(&self) -> usize {
-        self.max_connections.unwrap_or_else(|| {
-            let free = descriptors().saturating_sub(RESERVE).clamp(1, MOST);
-            usize::try_from(free).expect("it is small")
-        })
+        let free = usize::try_from(descriptors().saturating_sub(RESERVE).max(1)).unwrap_or(usize::MAX);
+        match self.max_connections {
+            None => free.min(MOST),
+            Some(most) if most <= free => most,
+            Some(most) => {
+                tracing::warn!(
+                    "--max-connections {most} is more than the system's limit leaves room for: {free}"
+                );
+                free
+            }
+        }
     }
 }
 

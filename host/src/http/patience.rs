@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::Limits;
 use super::error::ApiError;
+use super::{Limits, until};
 
 /// When a request's time is over.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +40,18 @@ impl Patience {
     pub fn deadline(&self, started: bool) -> Option<Instant> {
         let queue = self.queue.filter(|_| !started);
         [self.request, queue].into_iter().flatten().map(|limit| limit.end).min()
+    }
+
+    /// What comes of `work`, which is done before the request runs, unless its time is over before.
+    pub async fn with<T>(
+        &self,
+        work: impl Future<Output = Result<T, ApiError>>,
+        wait: impl FnOnce() -> Duration,
+    ) -> Result<T, ApiError> {
+        tokio::select! {
+            result = work => result,
+            () = until(self.deadline(false)) => Err(self.overdue(false, wait())),
+        }
     }
 
     /// What to say when the deadline is over. `wait` is what a request that came now would wait.

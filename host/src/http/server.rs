@@ -3,6 +3,7 @@
 //! The loop is our own so that a client that is slow, silent or gone costs a bounded time, and so that a drain waits for
 //! requests and for nothing else.
 
+use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -104,51 +106,81 @@ async fn attend(
 ) {
     // Tokens are small and each matters at once. A socket that is dead already will say so when it is read.
     let _ = stream.set_nodelay(true);
-    let service = TowerToHyperService::new(router);
-    let asked = connection.clone();
-    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        asked.begin();
-        request.extensions_mut().insert(asked.clone());
-        service.call(request.map(Body::new))
-    });
     let io = TokioIo::new(Socket::new(stream, connection.clone()));
     let mut http = http1::Builder::new();
     // Timed by us: the library does not tell a connection that idles from a request that dawdles.
     http.header_read_timeout(None).max_header_size(MAX_HEAD);
-    let mut served = http.serve_connection(io, service);
+    let mut served = http.serve_connection(io, answering(router, connection.clone()));
+    let end = converse(&mut served, &connection, &app).await;
+    match end {
+        End::Said => {
+            let parting = linger(served.into_parts().io.into_inner());
+            tokio::select! {
+                () = parting => {}
+                () = app.progress.reached(Stage::Closing) => {}
+            }
+        }
+        End::Overdue(overdue) => {
+            connection.cut(overdue);
+            served.into_parts().io.into_inner().forget();
+        }
+        End::NotWanted => {}
+    }
+    drop(place);
+}
+
+/// The router, which is told on which connection it is asked.
+fn answering(
+    router: Router,
+    connection: Arc<Connection>,
+) -> impl Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Send {
+    let router = TowerToHyperService::new(router);
+    service_fn(move |mut request: hyper::Request<Incoming>| {
+        connection.begin();
+        request.extensions_mut().insert(connection.clone());
+        router.call(request.map(Body::new))
+    })
+}
+
+/// How a connection ends.
+enum End {
+    /// Everything is said.
+    Said,
+    Overdue(Overdue),
+    /// The server is on its way out.
+    NotWanted,
+}
+
+/// Lets requests come and answers go until the end.
+async fn converse<S>(
+    served: &mut http1::Connection<TokioIo<Socket>, S>,
+    connection: &Connection,
+    app: &App,
+) -> End
+where
+    S: Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send>,
+{
     let mut alarm = Alarm::default();
     let mut draining = false;
     loop {
         // Whatever changes the deadline happens while the connection is polled.
-        let until_overdue = poll_fn(|cx| match served.poll_without_shutdown(cx) {
-            Poll::Ready(_) => Poll::Ready(None),
-            Poll::Pending => alarm.poll(connection.deadline(&app.limits), cx).map(Some),
+        let ended = poll_fn(|cx| match served.poll_without_shutdown(cx) {
+            Poll::Ready(_) => Poll::Ready(End::Said),
+            Poll::Pending => alarm.poll(connection.deadline(&app.limits), cx).map(End::Overdue),
         });
         tokio::select! {
             biased;
-            () = app.progress.reached(Stage::Closing) => return,
+            () = app.progress.reached(Stage::Closing) => return End::NotWanted,
             () = app.progress.reached(Stage::Draining), if !draining => {
                 if !connection.is_busy() {
-                    return;
+                    return End::NotWanted;
                 }
                 draining = true;
-                Pin::new(&mut served).graceful_shutdown();
+                Pin::new(&mut *served).graceful_shutdown();
             }
-            overdue = until_overdue => match overdue {
-                None => break,
-                Some(overdue) => {
-                    connection.cut(overdue);
-                    return served.into_parts().io.into_inner().forget();
-                }
-            },
+            end = ended => return end,
         }
     }
-    let parting = linger(served.into_parts().io.into_inner());
-    tokio::select! {
-        () = parting => {}
-        () = app.progress.reached(Stage::Closing) => {}
-    }
-    drop(place);
 }
 
 /// Lets a client that still sends read our last words, such as that its body is too large: the system takes them back

@@ -1,4 +1,4 @@
-//! Turns at the processor for what requests need before they are queued: rendering and tokenizing.
+//! Turns at the processor for what requests need before they are queued: parsing, rendering and tokenizing.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 use super::error::ApiError;
 
 /// Requests up to this size, in bytes, never wait for larger ones.
-const SHORT: usize = 64 << 10;
+pub const SHORT: usize = 64 << 10;
 
 /// Who may compute now. A request that waits for its turn gives it up by being dropped.
 pub struct Turns {
