@@ -133,7 +133,9 @@ async fn attend(
 fn answering(
     router: Router,
     connection: Arc<Connection>,
-) -> impl Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Send {
+) -> impl Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send + Unpin>
++ Send
++ Unpin {
     let router = TowerToHyperService::new(router);
     service_fn(move |mut request: hyper::Request<Incoming>| {
         connection.begin();
@@ -158,7 +160,8 @@ async fn converse<S>(
     app: &App,
 ) -> End
 where
-    S: Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send>,
+    S: Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send + Unpin>
+        + Unpin,
 {
     let mut alarm = Alarm::default();
     let mut draining = false;
