@@ -351,8 +351,10 @@ fn requests_have_ids() {
 
 #[test]
 fn the_access_log_is_machine_readable() {
-    let server = Server::mock("", &["--log-format", "json"]);
-    let url = server.url.clone();
+    let mut server = Server::mock("", &["--log-format", "json"]);
+    // The line that says where it listens goes on behind the address.
+    let end = server.url.find('"').unwrap_or(server.url.len());
+    server.url.truncate(end);
     let answer = server.post(COMPLETIONS, &completion(5)).ok();
     server.post(COMPLETIONS, &json!({"prompt": ""})).error(400);
     server.get("/health").ok();
@@ -375,7 +377,7 @@ fn the_access_log_is_machine_readable() {
     );
     assert_eq!(good["model"], answer["model"]);
     assert!(good["ms"].as_f64() >= good["ttft_ms"].as_f64() && good["ttft_ms"].is_number(), "{good}");
-    assert!(good["remote"].as_str().is_some_and(|remote| remote.starts_with("127.0.0.1:")), "{good} {url}");
+    assert!(good["remote"].as_str().is_some_and(|remote| remote.starts_with("127.0.0.1:")), "{good}");
     let bad = &lines[1]["fields"];
     assert_eq!((&bad["status"], &bad["finish"]), (&json!(400), &json!("INVALID_REQUEST")), "{bad}");
     assert!(bad["ttft_ms"].is_null() && bad["tokens_in"].is_null(), "{bad}");
