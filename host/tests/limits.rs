@@ -152,7 +152,7 @@ fn a_client_that_takes_nothing_is_cut_and_its_request_cancelled() {
     let args = ["--model-name", &name, "--ctx", "20000", "--write-timeout", "1"];
     let server = Server::mock("", &args);
     let mut unread = open(&server);
-    let body = json!({"prompt": "Long", "max_tokens": 15_000, "temperature": 100, "seed": 5, "stream": true});
+    let body = json!({"prompt": "Long", "max_tokens": 15_000, "temperature": 0, "stream": true});
     unread.post(COMPLETIONS, body.to_string().as_bytes(), "").expect("the server reads");
     eventually("the request runs", || server.metrics().value("sconce_generated_tokens_total") > 0.0);
     eventually("the connection is cut", || server.log().contains("outcome=\"cancelled\""));
@@ -314,8 +314,8 @@ fn clients_that_leave_are_cancelled_wherever_they_are() {
     let bodies = [
         json!({"prompt": prompt, "max_tokens": 2}),
         json!({"prompt": prompt, "max_tokens": 2, "stream": true}),
-        json!({"prompt": "Long", "max_tokens": 15_000, "temperature": 100}),
-        json!({"prompt": "Long", "max_tokens": 15_000, "temperature": 100, "stream": true}),
+        json!({"prompt": "Long", "max_tokens": 15_000, "temperature": 0}),
+        json!({"prompt": "Long", "max_tokens": 15_000, "temperature": 0, "stream": true}),
     ];
     for (turn, body) in bodies.iter().enumerate() {
         let mut connection = open(&server);
