@@ -231,6 +231,8 @@ pub struct ServeArgs {
     /// Seconds that running requests get to finish after SIGTERM
     #[arg(long, env = "SCONCE_DRAIN_TIMEOUT", default_value_t = 30, value_name = "SECONDS")]
     pub drain_timeout: u64,
+    #[command(flatten)]
+    pub http: HttpArgs,
     /// Name this worker registers under; needs --callback-url
     #[arg(long, env = "SCONCE_WORKER_ID", value_name = "ID", requires = "callback_url")]
     pub worker_id: Option<String>,
@@ -240,6 +242,41 @@ pub struct ServeArgs {
     /// Address the manager should reach this worker at [default: the one listened on]
     #[arg(long, env = "SCONCE_ADVERTISE", value_name = "URL")]
     pub advertise: Option<String>,
+}
+
+/// What clients may ask for, and how long they may take. 0 switches a timeout off.
+#[derive(Debug, Args)]
+pub struct HttpArgs {
+    /// Largest request body; a larger one is answered 413
+    #[arg(long, env = "SCONCE_MAX_BODY", default_value_t = 32, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=2047))]
+    pub max_body: u32,
+    /// Most tokens that a request may generate; what asks for more, or leaves it open, gets this [default: the context]
+    #[arg(long, env = "SCONCE_MAX_TOKENS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_tokens: Option<u32>,
+    /// Connections held at once; more wait until one is closed [default: what the descriptor limit allows, up to 16384]
+    #[arg(long, env = "SCONCE_MAX_CONNECTIONS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_connections: Option<u32>,
+    /// Seconds from connecting, or from the first byte of a further request, to the end of its headers
+    #[arg(long, env = "SCONCE_HEADER_TIMEOUT", default_value_t = 10, value_name = "SECONDS", value_parser = seconds())]
+    pub header_timeout: u32,
+    /// Seconds for a request body, and one more for each 16 KiB that came
+    #[arg(long, env = "SCONCE_BODY_TIMEOUT", default_value_t = 30, value_name = "SECONDS", value_parser = seconds())]
+    pub body_timeout: u32,
+    /// Seconds that a connection may stay open between two requests
+    #[arg(long, env = "SCONCE_IDLE_TIMEOUT", default_value_t = 75, value_name = "SECONDS", value_parser = seconds())]
+    pub idle_timeout: u32,
+    /// Seconds after which a client that takes nothing of its answer is cut off
+    #[arg(long, env = "SCONCE_WRITE_TIMEOUT", default_value_t = 60, value_name = "SECONDS", value_parser = seconds())]
+    pub write_timeout: u32,
+    /// Seconds for a whole request, from its headers to its last token; 0 is without end
+    #[arg(long, env = "SCONCE_REQUEST_TIMEOUT", default_value_t = 0, value_name = "SECONDS", value_parser = seconds())]
+    pub request_timeout: u32,
+    /// Seconds that a request may wait before it runs; 0 is without end
+    #[arg(long, env = "SCONCE_QUEUE_TIMEOUT", default_value_t = 0, value_name = "SECONDS", value_parser = seconds())]
+    pub queue_timeout: u32,
+    /// Seconds of silence in a stream after which a comment shows that the server lives
+    #[arg(long, env = "SCONCE_KEEP_ALIVE", default_value_t = 15, value_name = "SECONDS", value_parser = seconds())]
+    pub keep_alive: u32,
 }
 
 #[derive(Debug, Args)]
@@ -460,6 +497,11 @@ pub fn variables() -> HashSet<String> {
 fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Up to a day.
+fn seconds() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(0..=86_400)
 }
 
 fn positive(text: &str) -> Result<usize, String> {

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cli::{EngineArgs, OnFallback, ServeArgs};
+use crate::cli::{EngineArgs, HttpArgs, OnFallback, ServeArgs};
 use crate::error::Error;
+use crate::http;
 use crate::models::{MAX_BATCH_TOKENS, Replacements};
-use crate::scheduler::Limits;
+use crate::scheduler;
 
 /// Sequences that may be kept for their prefixes, for each that may run.
 const PARKED_PER_LANE: u32 = 7;
@@ -19,9 +20,10 @@ pub struct ServeConfig {
     pub host: String,
     pub port: u16,
     pub engine: EngineArgs,
-    pub limits: Limits,
+    pub scheduling: scheduler::Limits,
     pub on_fallback: OnFallback,
     pub drain_timeout: Duration,
+    pub http: http::Limits,
     pub worker: Option<Worker>,
 }
 
@@ -42,7 +44,7 @@ impl ServeConfig {
             }
             _ => None,
         };
-        let limits = Limits {
+        let scheduling = scheduler::Limits {
             max_batch_tokens: MAX_BATCH_TOKENS,
             lanes: args.max_sequences,
             sequences: args.max_sequences.saturating_mul(1 + PARKED_PER_LANE),
@@ -61,11 +63,28 @@ impl ServeConfig {
             host: args.host,
             port: args.port,
             engine: args.engine,
-            limits,
+            scheduling,
             on_fallback: args.on_fallback,
             drain_timeout: Duration::from_secs(args.drain_timeout),
+            http: limits(&args.http),
             worker,
         })
+    }
+}
+
+fn limits(args: &HttpArgs) -> http::Limits {
+    let time = |seconds: u32| (seconds > 0).then(|| Duration::from_secs(seconds.into()));
+    http::Limits {
+        max_body: (args.max_body as usize) << 20,
+        max_tokens: args.max_tokens.unwrap_or(u32::MAX),
+        max_connections: args.max_connections.map(|n| n as usize),
+        header: time(args.header_timeout),
+        body: time(args.body_timeout),
+        idle: time(args.idle_timeout),
+        write: time(args.write_timeout),
+        request: time(args.request_timeout),
+        queue: time(args.queue_timeout),
+        keep_alive: time(args.keep_alive),
     }
 }
 

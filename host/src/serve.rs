@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -14,9 +13,8 @@ use crate::callback;
 use crate::cli::OnFallback;
 use crate::config::{ServeConfig, Worker};
 use crate::error::{Error, Exit, ModelError};
-use crate::http::{App, router};
-use crate::metrics::Metrics;
-use crate::models::{self, Loading, Model, ModelFiles, Models, Slot};
+use crate::http::{self, App, Stage};
+use crate::models::{self, Loading, Model, ModelFiles, Slot};
 use crate::registry::{Choice, Selection, select};
 use crate::standing::{Standing, State};
 
@@ -109,15 +107,7 @@ impl Start {
         // From here on people know that the server is there, and may stop it.
         let mut signals = Signals::hear();
         tracing::info!("listening on http://{address}");
-        let models = Arc::new(Models::default());
-        let standing = Arc::new(Standing::new(state));
-        let app = Arc::new(App {
-            metrics: Metrics::new(standing.clone(), models.clone()),
-            models,
-            standing,
-            draining: AtomicBool::new(false),
-            started: Instant::now(),
-        });
+        let app = Arc::new(App::new(Arc::new(Standing::new(state)), self.config.http.clone()));
         let url = format!("http://{address}");
         let mut running = self.load(choice, &app, &url)?;
         let outcome = self.answer(listener, &app, &url, &mut running, &mut signals).await;
@@ -131,13 +121,13 @@ impl Start {
         let given = config.model_name.clone();
         let name = given.unwrap_or_else(|| models::name_of(&self.path, &self.files.source));
         app.models.set(&name, Slot::Loading(0));
-        let plan = models::plan(&config.engine, &choice.device, config.limits.sequences);
+        let plan = models::plan(&config.engine, &choice.device, config.scheduling.sequences);
         let (failed, load_failed) = oneshot::channel();
         let ready = Ready { app: app.clone(), name, url: url.to_owned(), files: self.files.clone() };
         let tell = ready.teller(config.worker.as_ref(), failed);
         let source = self.files.source.clone();
         let metrics = app.metrics.engine.clone();
-        let engine = models::start(choice.backend, source, plan, config.limits, metrics, tell)?;
+        let engine = models::start(choice.backend, source, plan, config.scheduling, metrics, tell)?;
         Ok(Running { engine, load_failed })
     }
 
@@ -166,25 +156,19 @@ impl Start {
         running: &mut Running,
         signals: &mut Signals,
     ) -> Result<Exit, Error> {
-        let (stop, stopped) = oneshot::channel::<()>();
-        let graceful = async {
-            // A dropped sender stops the server too.
-            let _ = stopped.await;
-        };
-        let server = axum::serve(listener, router(app.clone())).with_graceful_shutdown(graceful);
-        let mut server = tokio::spawn(server.into_future());
+        let mut server = tokio::spawn(http::serve(listener, app.clone()));
         loop {
             tokio::select! {
                 Ok(error) = &mut running.load_failed => {
                     if let Err(error) = self.fall_back(error, app, url, running).await {
-                        server.abort();
+                        app.progress.reach(Stage::Closing);
                         return Err(error);
                     }
                 }
                 () = signals.next() => break,
             }
         }
-        drain(app, self.config.drain_timeout, stop, &mut server, signals).await;
+        drain(app, self.config.drain_timeout, &mut server, signals).await;
         Ok(Exit::Done)
     }
 }
@@ -259,14 +243,11 @@ impl Ready {
 async fn drain(
     app: &App,
     timeout: Duration,
-    stop: oneshot::Sender<()>,
-    server: &mut tokio::task::JoinHandle<std::io::Result<()>>,
+    server: &mut tokio::task::JoinHandle<()>,
     signals: &mut Signals,
 ) {
-    app.drain();
     tracing::info!("draining: running requests get {} s, a second signal ends them", timeout.as_secs());
-    // The server task is gone only if it panicked; then there is nothing to stop.
-    let _ = stop.send(());
+    app.progress.reach(Stage::Draining);
     let cut_off = tokio::select! {
         _ = &mut *server => None,
         () = tokio::time::sleep(timeout) => Some("the drain timeout is over"),
@@ -278,9 +259,9 @@ async fn drain(
     if let Some(why) = cut_off {
         tracing::warn!("{why}: requests still running are cut off");
         // They still get to say so.
-        let _ = tokio::time::timeout(FAREWELL, &mut *server).await;
-        server.abort();
+        let _ = tokio::time::timeout(FAREWELL, server).await;
     }
+    app.progress.reach(Stage::Closing);
 }
 
 /// SIGTERM and SIGINT, heard from the moment this exists; until then they end the process as they do any.

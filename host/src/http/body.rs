@@ -2,15 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
 use serde::Deserialize;
 use serde_json::{Number, Value};
 
 use crate::scheduler::Sampling;
 use sconce_formats::GenerationDefaults;
 
-use super::MAX_BODY;
 use super::error::ApiError;
 
 /// Most stop strings in one request.
@@ -95,18 +92,14 @@ pub struct StreamOptions {
 
 impl Body {
     /// Reads and checks a body.
-    pub fn read(bytes: Result<Bytes, BytesRejection>) -> Result<Self, ApiError> {
-        let bytes = bytes.map_err(|rejection| match rejection.status().as_u16() {
-            413 => ApiError::TooLarge { limit: MAX_BODY },
-            _ => ApiError::Json(rejection.body_text()),
-        })?;
+    pub fn read(bytes: &[u8]) -> Result<Self, ApiError> {
         // Told apart from a wrong type, since clients look at `param` for the latter.
-        std::str::from_utf8(&bytes).map_err(|e| ApiError::Json(format!("it is not UTF-8: {e}")))?;
+        std::str::from_utf8(bytes).map_err(|e| ApiError::Json(format!("it is not UTF-8: {e}")))?;
         // Serde would read an array as the fields in order.
         if !bytes.trim_ascii_start().starts_with(b"{") {
             return Err(ApiError::Json("it must be an object".to_owned()));
         }
-        let mut reader = serde_json::Deserializer::from_slice(&bytes);
+        let mut reader = serde_json::Deserializer::from_slice(bytes);
         let body: Body = serde_path_to_error::deserialize(&mut reader).map_err(wrong_type)?;
         reader.end().map_err(|e| ApiError::Json(e.to_string()))?;
         body.refuse_unsupported()?;
@@ -277,7 +270,7 @@ mod tests {
     use axum::response::IntoResponse;
 
     fn read(json: &str) -> Result<Body, ApiError> {
-        Body::read(Ok(Bytes::copy_from_slice(json.as_bytes())))
+        Body::read(json.as_bytes())
     }
 
     /// The error that a body leads to: its status, its `param`, and a part of its words.
@@ -337,7 +330,7 @@ mod tests {
 
     #[test]
     fn invalid_utf8_is_invalid_json() {
-        let error = Body::read(Ok(Bytes::from_static(b"{\"model\": \"\xff\"}"))).expect_err("not UTF-8");
+        let error = Body::read(b"{\"model\": \"\xff\"}").expect_err("not UTF-8");
         assert!(error.to_string().contains("UTF-8"), "{error}");
     }
 

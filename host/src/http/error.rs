@@ -1,7 +1,9 @@
 //! Every way a request can fail, and the only place that maps it to a status code and to words on the wire.
 
+use std::time::Duration;
+
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
@@ -23,14 +25,34 @@ pub enum ApiError {
     Unsupported { param: &'static str, what: &'static str },
     #[error("the request body exceeds {limit} bytes")]
     TooLarge { limit: usize },
+    #[error("the request body breaks off: {0}")]
+    Body(String),
+    #[error("the request body does not come fast enough")]
+    BodyTimeout,
     #[error("there is nothing at {path}; the API is under /v1, and /execute, /health, /ready, /metrics")]
     NoRoute { path: String },
     #[error("{path} does not answer {method}")]
     WrongMethod { method: String, path: String },
     #[error(transparent)]
     Model(#[from] NoModel),
-    #[error(transparent)]
-    Refused(#[from] Refused),
+    #[error("{refused}")]
+    Refused {
+        refused: Refused,
+        /// How long a request that came now would wait.
+        wait: Duration,
+    },
+    #[error(
+        "the prompt has at least {least} tokens, which leaves no room in the context of {context}; shorten it"
+    )]
+    TooLong { least: usize, context: u32 },
+    #[error("the request has waited for {} s and did not get its turn; try again later", limit.as_secs())]
+    QueueTimeout { limit: Duration, wait: Duration },
+    #[error("the request takes longer than the {} s that this server grants", limit.as_secs())]
+    RequestTimeout {
+        limit: Duration,
+        /// How long a request that came now would wait, if this one never began.
+        wait: Option<Duration>,
+    },
     #[error("the prompt cannot be tokenized: {0}")]
     Tokenizer(#[from] TokenizerError),
     #[error("{0}")]
@@ -74,6 +96,15 @@ const fn shape(
 
 const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
+const TOO_LONG: Shape =
+    shape(StatusCode::BAD_REQUEST, INVALID, Some("context_length_exceeded"), "CONTEXT_EXCEEDED");
+
+/// In milliseconds; OpenAI's clients look at it before `Retry-After`.
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+/// When to come back where nothing is known.
+const SOON: Duration = Duration::from_secs(1);
+/// OpenAI's clients pass over a longer time, and come back sooner than they were told.
+const LATEST: Duration = Duration::from_secs(60);
 
 impl ApiError {
     /// A value that makes no sense.
@@ -95,6 +126,10 @@ impl ApiError {
             ApiError::TooLarge { .. } => {
                 shape(StatusCode::PAYLOAD_TOO_LARGE, INVALID, None, "INVALID_REQUEST")
             }
+            ApiError::Body(_) => shape(StatusCode::BAD_REQUEST, INVALID, None, "INVALID_REQUEST"),
+            ApiError::BodyTimeout => {
+                shape(StatusCode::REQUEST_TIMEOUT, INVALID, Some("body_timeout"), "INVALID_REQUEST")
+            }
             ApiError::NoRoute { .. } => {
                 shape(StatusCode::NOT_FOUND, INVALID, Some("unknown_url"), "INVALID_REQUEST")
             }
@@ -102,7 +137,17 @@ impl ApiError {
                 shape(StatusCode::METHOD_NOT_ALLOWED, INVALID, None, "INVALID_REQUEST")
             }
             ApiError::Model(error) => of_model(error),
-            ApiError::Refused(error) => of_refusal(error),
+            ApiError::Refused { refused, .. } => of_refusal(refused),
+            ApiError::TooLong { .. } => TOO_LONG,
+            ApiError::QueueTimeout { .. } => {
+                shape(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("queue_timeout"), "QUEUE_TIMEOUT")
+            }
+            ApiError::RequestTimeout { wait: Some(_), .. } => {
+                shape(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("request_timeout"), "REQUEST_TIMEOUT")
+            }
+            ApiError::RequestTimeout { wait: None, .. } => {
+                shape(StatusCode::GATEWAY_TIMEOUT, SERVER, Some("request_timeout"), "REQUEST_TIMEOUT")
+            }
             ApiError::Failure(Failure::ShuttingDown) | ApiError::Draining => {
                 shape(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("shutting_down"), "SHUTTING_DOWN")
             }
@@ -152,14 +197,33 @@ impl ApiError {
         self.with_headers((self.status(), Json(self.worker())).into_response())
     }
 
-    /// Tells clients when to come back, where that helps.
+    /// The code for logs: OpenAI's, or else the worker protocol's.
+    pub fn code(&self) -> &'static str {
+        let shape = self.shape();
+        shape.code.unwrap_or(shape.worker)
+    }
+
+    /// When to come back, where that helps.
+    fn retry_after(&self) -> Option<Duration> {
+        let wait = match self {
+            ApiError::Refused { refused: Refused::QueueFull { .. }, wait } => *wait,
+            ApiError::QueueTimeout { wait, .. } | ApiError::RequestTimeout { wait: Some(wait), .. } => *wait,
+            ApiError::Model(NoModel::Loading { .. } | NoModel::Nothing) => SOON,
+            ApiError::Failure(Failure::ShuttingDown) | ApiError::Draining => SOON,
+            _ => return None,
+        };
+        Some(wait.clamp(SOON, LATEST))
+    }
+
     fn with_headers(&self, mut response: Response) -> Response {
-        let later = matches!(
-            self,
-            ApiError::Refused(Refused::QueueFull { .. }) | ApiError::Model(NoModel::Loading { .. })
-        );
-        if later {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(wait) = self.retry_after() {
+            let headers = response.headers_mut();
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_millis().div_ceil(1000) as u64));
+            headers.insert(RETRY_AFTER_MS, HeaderValue::from(wait.as_millis() as u64));
+        }
+        if matches!(self, ApiError::TooLarge { .. } | ApiError::BodyTimeout | ApiError::Body(_)) {
+            // The rest of the body is not read, so no further request can follow it.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
@@ -181,9 +245,7 @@ fn of_refusal(error: &Refused) -> Shape {
         Refused::EmptyPrompt | Refused::TokenOutOfRange { .. } => {
             shape(StatusCode::BAD_REQUEST, INVALID, None, "INVALID_REQUEST")
         }
-        Refused::TooLong { .. } => {
-            shape(StatusCode::BAD_REQUEST, INVALID, Some("context_length_exceeded"), "CONTEXT_EXCEEDED")
-        }
+        Refused::TooLong { .. } => TOO_LONG,
         Refused::QueueFull { .. } => {
             shape(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("queue_full"), "QUEUE_FULL")
         }
@@ -205,5 +267,42 @@ fn of_backend(error: &ExecError) -> Shape {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         self.with_headers((self.status(), Json(self.openai())).into_response())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full(wait: Duration) -> ApiError {
+        ApiError::Refused { refused: Refused::QueueFull { waiting: 3 }, wait }
+    }
+
+    /// The headers `Retry-After` and `retry-after-ms`.
+    fn check(error: ApiError, status: u16, expected: Option<(&str, &str)>) {
+        let words = error.to_string();
+        for response in [error.worker_response(), error.into_response()] {
+            let header =
+                |name: HeaderName| response.headers().get(name).and_then(|value| value.to_str().ok());
+            assert_eq!(response.status(), status, "{words}");
+            assert_eq!(header(header::RETRY_AFTER).zip(header(RETRY_AFTER_MS)), expected, "{words}");
+        }
+    }
+
+    #[test]
+    fn clients_are_told_when_to_come_back() {
+        let ms = Duration::from_millis;
+        check(full(ms(0)), 429, Some(("1", "1000")));
+        check(full(ms(1001)), 429, Some(("2", "1001")));
+        check(full(ms(3_000_000)), 429, Some(("60", "60000")));
+        check(ApiError::Draining, 503, Some(("1", "1000")));
+        check(ApiError::Failure(Failure::ShuttingDown), 503, Some(("1", "1000")));
+        let loading = NoModel::Loading { name: "m".into(), percent: 3 };
+        check(loading.into(), 503, Some(("1", "1000")));
+        check(ApiError::QueueTimeout { limit: ms(1), wait: ms(4200) }, 503, Some(("5", "4200")));
+        check(ApiError::RequestTimeout { limit: ms(1), wait: Some(ms(0)) }, 503, Some(("1", "1000")));
+        check(ApiError::RequestTimeout { limit: ms(1), wait: None }, 504, None);
+        check(ApiError::invalid("n", "no"), 400, None);
+        check(ApiError::BodyTimeout, 408, None);
     }
 }

@@ -1,62 +1,51 @@
 //! The worker protocol: `POST /execute` answers Server-Sent Events for one job.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
-use axum::response::sse::{self, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::extract::{Request, State};
+use axum::response::Response;
 use futures::{Stream, stream};
 use serde_json::{Value, json};
 
 use crate::scheduler::Event;
 
-use super::body::Body;
+use super::access::{self, Entry};
 use super::error::ApiError;
-use super::generate::{self, Generation};
+use super::generate::{self, Asked, Generation};
 use super::{App, Shared};
 
 const ENDPOINT: &str = "execute";
 
-pub async fn execute(State(app): Shared, bytes: Result<Bytes, BytesRejection>) -> Response {
-    let result = respond(&app, bytes).await;
-    let status = result.as_ref().map_or_else(ApiError::status, Response::status);
-    app.metrics.request(ENDPOINT, status.as_str());
-    result.unwrap_or_else(|error| error.worker_response())
+pub async fn execute(State(app): Shared, request: Request) -> Response {
+    let entry = access::entry_of(&request);
+    let answer = respond(&app, request, entry.clone());
+    let answer = generate::answered(&app, ENDPOINT, &entry, answer).await;
+    answer.unwrap_or_else(|error| error.worker_response())
 }
 
-async fn respond(app: &Arc<App>, bytes: Result<Bytes, BytesRejection>) -> Result<Response, ApiError> {
-    let body = Body::read(bytes)?;
-    let model = generate::model_for(app, &body)?;
-    let job_id = body.job_id.clone().unwrap_or_else(|| generate::fresh_id("job-").into());
-    let prompt = generate::prompt_ids(&model, &body).await?;
-    let generation = generate::submit(model, prompt, &body, job_id.to_string(), u32::MAX)?;
-    let events = events(app.clone(), job_id, generation);
-    Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
+async fn respond(app: &Arc<App>, request: Request, entry: Arc<Entry>) -> Result<Response, ApiError> {
+    let asked = Asked::read(app, request, entry).await?;
+    let job_id = asked.body.job_id.clone().unwrap_or_else(|| generate::fresh_id("job-").into());
+    let prompt = asked.prompt_ids(app).await?;
+    let generation = asked.submit(app, prompt, job_id.to_string(), u32::MAX)?;
+    Ok(generate::stream(app, events(app.clone(), job_id, generation)))
 }
 
-fn events(
-    app: Arc<App>,
-    job_id: Value,
-    generation: Generation,
-) -> impl Stream<Item = Result<sse::Event, Infallible>> {
+fn events(app: Arc<App>, job_id: Value, generation: Generation) -> impl Stream<Item = String> {
     stream::unfold((app, job_id, generation, false), |(app, job_id, mut generation, ended)| async move {
         if ended {
             return None;
         }
-        let event = generation.events.recv().await;
-        let ended = !matches!(event, Some(Event::Started | Event::Text { .. }));
-        let data = in_words(&app, &job_id, &generation, event);
-        let event = sse::Event::default().data(data.to_string());
-        Some((Ok(event), (app, job_id, generation, ended)))
+        let event = generation.next().await;
+        let ended = !matches!(event, Ok(Event::Started | Event::Text { .. }));
+        let data = in_words(&app, &job_id, &generation, event).to_string();
+        Some((data, (app, job_id, generation, ended)))
     })
 }
 
-fn in_words(app: &App, job_id: &Value, generation: &Generation, event: Option<Event>) -> Value {
+fn in_words(app: &App, job_id: &Value, generation: &Generation, event: Result<Event, ApiError>) -> Value {
     match event {
-        Some(Event::Started) => {
+        Ok(Event::Started) => {
             let state = app.standing.now();
             json!({
                 "type": "started",
@@ -66,8 +55,8 @@ fn in_words(app: &App, job_id: &Value, generation: &Generation, event: Option<Ev
                 "device": state.backend.device.name,
             })
         }
-        Some(Event::Text { text, index }) => json!({"type": "token", "text": text, "index": index}),
-        Some(Event::End { finish, usage, timings }) => json!({
+        Ok(Event::Text { text, index }) => json!({"type": "token", "text": text, "index": index}),
+        Ok(Event::End { finish, usage, timings }) => json!({
             "type": "end",
             "job_id": job_id,
             "tokens_in": usage.prompt_tokens,
@@ -76,8 +65,8 @@ fn in_words(app: &App, job_id: &Value, generation: &Generation, event: Option<Ev
             "stop_reason": finish.name(),
             "timings": generate::in_ms(timings),
         }),
-        Some(Event::Failed(failure)) => failed(app, job_id, failure.into()),
-        None => failed(app, job_id, ApiError::EngineGone),
+        Ok(Event::Failed(failure)) => failed(app, job_id, failure.into()),
+        Err(error) => failed(app, job_id, error),
     }
 }
 

@@ -2,20 +2,27 @@
 //!
 //! Handlers turn JSON into a job and events back into JSON. They never touch an executor.
 
+mod access;
 mod body;
+mod connection;
 mod error;
 mod execute;
 mod generate;
 mod health;
+mod intake;
+mod limits;
 mod openai;
+mod patience;
+mod server;
+mod stage;
+mod turns;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderValue, Method, Uri};
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Method, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -25,33 +32,55 @@ use crate::models::Models;
 use crate::standing::Standing;
 
 use error::ApiError;
+use turns::Turns;
 
-/// Largest request body, in bytes.
-const MAX_BODY: usize = 32 << 20;
+pub use limits::Limits;
+pub use server::serve;
+pub use stage::{Progress, Stage};
 
 /// What every handler sees.
 pub struct App {
     pub models: Arc<Models>,
     pub metrics: Metrics,
     pub standing: Arc<Standing>,
-    pub draining: AtomicBool,
+    pub limits: Limits,
+    pub progress: Progress,
+    turns: Turns,
     pub started: Instant,
 }
 
 pub type Shared = State<Arc<App>>;
 
 impl App {
-    pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+    pub fn new(standing: Arc<Standing>, limits: Limits) -> Self {
+        let models = Arc::new(Models::default());
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        App {
+            metrics: Metrics::new(standing.clone(), models.clone()),
+            models,
+            standing,
+            limits,
+            progress: Progress::default(),
+            turns: Turns::new(cores),
+            started: Instant::now(),
+        }
     }
 
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.progress.now() >= Stage::Draining
+    }
+}
+
+/// Waits for a moment that may never come.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }
 
 /// All routes.
-pub fn router(app: Arc<App>) -> Router {
+fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(openai::chat))
         .route("/v1/completions", post(openai::completions))
@@ -63,13 +92,13 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(health::metrics))
         .fallback(no_such_route)
         .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::from_fn_with_state(app.clone(), say_backend))
+        .layer(middleware::from_fn_with_state(app.clone(), say_standing))
+        .layer(middleware::from_fn(access::record))
         .with_state(app)
 }
 
-/// Every answer says what it was computed on, and whether that is less than what was wanted.
-async fn say_backend(State(app): Shared, request: Request, next: Next) -> Response {
+/// Every answer says what it was computed on, whether that is less than what was wanted, and whether it is the last.
+async fn say_standing(State(app): Shared, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let state = app.standing.now();
     let mut say = |name: &'static str, value: &str| {
@@ -81,6 +110,9 @@ async fn say_backend(State(app): Shared, request: Request, next: Next) -> Respon
     say("x-sconce-backend", state.overview.effective.as_deref().unwrap_or_default());
     if let Some(degraded) = state.degraded() {
         say("x-sconce-degraded", degraded.code);
+    }
+    if app.is_draining() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }

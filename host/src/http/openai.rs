@@ -1,13 +1,10 @@
 //! The OpenAI API: chat completions, completions, models. Shapes follow the published API reference.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection};
-use axum::extract::{Path, State};
-use axum::response::sse::{self, KeepAlive, Sse};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt, stream};
 use sconce_plugin_api::abi::codes::caps;
@@ -16,22 +13,20 @@ use serde_json::{Value, json};
 use crate::models::{Model, NoModel, Slot, now_seconds};
 use crate::scheduler::{Event, Usage};
 
-use super::body::Body;
+use super::access::{self, Entry};
 use super::error::ApiError;
-use super::generate::{self, Answer, Generation};
+use super::generate::{self, Answer, Asked, Generation};
 use super::{App, Shared};
 
 /// Tokens of a completion whose length the client left open, as the API reference says.
 const DEFAULT_COMPLETION_TOKENS: u32 = 16;
 
-type RawBody = Result<Bytes, BytesRejection>;
-
-pub async fn chat(State(app): Shared, bytes: RawBody) -> Response {
-    answer(&app, Endpoint::Chat, bytes).await
+pub async fn chat(State(app): Shared, request: Request) -> Response {
+    answer(&app, Endpoint::Chat, request).await
 }
 
-pub async fn completions(State(app): Shared, bytes: RawBody) -> Response {
-    answer(&app, Endpoint::Completion, bytes).await
+pub async fn completions(State(app): Shared, request: Request) -> Response {
+    answer(&app, Endpoint::Completion, request).await
 }
 
 pub async fn models(State(app): Shared) -> Response {
@@ -92,32 +87,34 @@ impl Endpoint {
     }
 }
 
-async fn answer(app: &Arc<App>, endpoint: Endpoint, bytes: RawBody) -> Response {
-    let result = respond(app, endpoint, bytes).await;
-    let status = result.as_ref().map_or_else(ApiError::status, Response::status);
-    app.metrics.request(endpoint.name(), status.as_str());
-    result.unwrap_or_else(IntoResponse::into_response)
+async fn answer(app: &Arc<App>, endpoint: Endpoint, request: Request) -> Response {
+    let entry = access::entry_of(&request);
+    let answer = respond(app, endpoint, request, entry.clone());
+    let answer = generate::answered(app, endpoint.name(), &entry, answer).await;
+    answer.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn respond(app: &Arc<App>, endpoint: Endpoint, bytes: RawBody) -> Result<Response, ApiError> {
-    let body = Body::read(bytes)?;
-    let model = generate::model_for(app, &body)?;
+async fn respond(
+    app: &Arc<App>,
+    endpoint: Endpoint,
+    request: Request,
+    entry: Arc<Entry>,
+) -> Result<Response, ApiError> {
+    let asked = Asked::read(app, request, entry).await?;
     let (prompt, prefix, default_max) = match endpoint {
-        Endpoint::Chat => (generate::chat_ids(&model, &body).await?, "chatcmpl-", u32::MAX),
-        Endpoint::Completion => {
-            (generate::prompt_ids(&model, &body).await?, "cmpl-", DEFAULT_COMPLETION_TOKENS)
-        }
+        Endpoint::Chat => (asked.chat_ids(app).await?, "chatcmpl-", u32::MAX),
+        Endpoint::Completion => (asked.prompt_ids(app).await?, "cmpl-", DEFAULT_COMPLETION_TOKENS),
     };
-    let generation = generate::submit(model, prompt, &body, generate::fresh_id(prefix), default_max)?;
+    let streamed = asked.body.stream == Some(true);
+    let include_usage = asked.body.stream_options.unwrap_or_default().include_usage;
+    let generation = asked.submit(app, prompt, generate::fresh_id(prefix), default_max)?;
     let head =
         Head { endpoint, id: generation.id.clone(), created: now_seconds(), model: generation.model.clone() };
-    if body.stream != Some(true) {
-        let answer = generate::collect(generation).await?;
-        return Ok(Json(head.whole(&answer)).into_response());
+    if !streamed {
+        return Ok(Json(head.whole(&generation.collect().await?)).into_response());
     }
-    let include_usage = body.stream_options.unwrap_or_default().include_usage;
     let writer = Writer { head, include_usage, app: app.clone() };
-    Ok(Sse::new(writer.stream(generation)).keep_alive(KeepAlive::default()).into_response())
+    Ok(generate::stream(app, writer.stream(generation)))
 }
 
 /// What every object of one answer repeats.
@@ -169,34 +166,35 @@ struct Writer {
 }
 
 impl Writer {
-    fn stream(self, generation: Generation) -> impl Stream<Item = Result<sse::Event, Infallible>> {
-        let state = (self, generation, false);
-        stream::unfold(state, |(writer, mut generation, ended)| async move {
+    fn stream(self, generation: Generation) -> impl Stream<Item = String> {
+        let role = stream::iter(self.role());
+        let rest = stream::unfold((self, generation, false), |(writer, mut generation, ended)| async move {
             if ended {
                 return None;
             }
-            let event = generation.events.recv().await;
-            let ended = !matches!(event, Some(Event::Started | Event::Text { .. }));
+            let event = generation.next().await;
+            let ended = !matches!(event, Ok(Event::Started | Event::Text { .. }));
             let data = writer.data(event);
             Some((stream::iter(data), (writer, generation, ended)))
-        })
-        .flatten()
-        .map(|data| Ok(sse::Event::default().data(data)))
+        });
+        role.chain(rest.flatten())
+    }
+
+    /// What chat clients get at once, before it is their turn.
+    fn role(&self) -> Option<String> {
+        let chunk = || self.chunk(json!({"role": "assistant", "content": ""}), None).to_string();
+        (self.head.endpoint == Endpoint::Chat).then(chunk)
     }
 
     /// The `data:` lines for one event of the job.
-    fn data(&self, event: Option<Event>) -> Vec<String> {
-        let lines = match event {
-            Some(Event::Started) if self.head.endpoint == Endpoint::Chat => {
-                vec![self.chunk(json!({"role": "assistant", "content": ""}), None)]
-            }
-            Some(Event::Started) => Vec::new(),
-            Some(Event::Text { text, .. }) => vec![self.text(text)],
-            Some(Event::End { finish, usage, .. }) => return self.last(finish.name(), usage),
-            Some(Event::Failed(failure)) => vec![self.error(failure.into())],
-            None => vec![self.error(ApiError::EngineGone)],
-        };
-        lines.iter().map(Value::to_string).collect()
+    fn data(&self, event: Result<Event, ApiError>) -> Vec<String> {
+        match event {
+            Ok(Event::Started) => Vec::new(),
+            Ok(Event::Text { text, .. }) => vec![self.text(text).to_string()],
+            Ok(Event::End { finish, usage, .. }) => self.last(finish.name(), usage),
+            Ok(Event::Failed(failure)) => vec![self.error(failure.into())],
+            Err(error) => vec![self.error(error)],
+        }
     }
 
     fn text(&self, text: String) -> Value {
@@ -230,8 +228,8 @@ impl Writer {
     }
 
     /// The status line is long gone, so the error is an event; clients raise it.
-    fn error(&self, error: ApiError) -> Value {
+    fn error(&self, error: ApiError) -> String {
         self.app.metrics.request(self.head.endpoint.name(), "stream_error");
-        error.openai()
+        error.openai().to_string()
     }
 }

@@ -53,6 +53,11 @@ impl ChatPrompt {
         self.marked.replace(self.marker, "")
     }
 
+    /// How many ids it has at least; much faster than [`ChatPrompt::encode`].
+    pub fn least_tokens(&self, tokenizer: &Tokenizer) -> usize {
+        tokenizer.least_tokens(self.marked.chars().filter(|c| *c != self.marker))
+    }
+
     /// Ids of the conversation: the template's special tokens are read as such, the users' are not.
     ///
     /// The automatic beginning is added unless the template wrote it.

@@ -10,6 +10,7 @@
 
 mod added;
 mod beside;
+mod bounds;
 pub mod chat;
 #[cfg(test)]
 mod damage;

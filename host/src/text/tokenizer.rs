@@ -7,12 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use sconce_formats::gguf::Metadata;
 use tokenizers::{AddedToken, Model, OffsetType, PreTokenizer};
 
 use super::added::{Added, Places};
+use super::bounds::Reach;
 use super::detok::Detokenizer;
 use super::error::{LibraryError, TokenizerError};
 use super::pieces::Pieces;
@@ -95,6 +96,8 @@ pub struct Tokenizer {
     frame: Frame,
     size: usize,
     kind: String,
+    /// Found when it is first asked for.
+    reach: OnceLock<Reach>,
 }
 
 impl Tokenizer {
@@ -156,6 +159,7 @@ impl Tokenizer {
             frame,
             size: highest.map_or(0, |id| id as usize + 1),
             kind,
+            reach: OnceLock::new(),
         })
     }
 
@@ -220,6 +224,11 @@ impl Tokenizer {
         let mut text: String = ids.iter().map(|&id| detokenizer.push(id)).collect();
         text.push_str(&detokenizer.flush());
         text
+    }
+
+    /// How many tokens a text becomes at least; much faster than [`Tokenizer::encode`].
+    pub fn least_tokens(&self, text: impl Iterator<Item = char>) -> usize {
+        self.reach.get_or_init(|| Reach::of(self)).least_tokens(text)
     }
 
     /// Appends the bytes of one token.
