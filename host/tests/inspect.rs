@@ -108,8 +108,8 @@ fn flags_decide_what_memory_is_asked_for() {
             ("/memory/weights_q8_0_bytes", json!((elements - vectors) / 32 * 34)),
             ("/memory/weights_f32_bytes", json!(4 * vectors)),
             ("/memory/weights_mapped_bytes", json!(0)),
-            // In blocks of 16.
-            ("/memory/machine/kv_capacity_tokens", json!(2 * 48)),
+            // In blocks of 32.
+            ("/memory/machine/kv_capacity_tokens", json!(2 * 64)),
             ("/memory/machine/tokens_per_sequence", json!(40)),
         ],
     );

@@ -16,7 +16,7 @@ use sconce_formats::memory::KvType;
 use sconce_plugin_api::sdk::Sequences;
 
 use crate::error::{EngineError, Result};
-pub(crate) use codec::{Side, widen};
+pub(crate) use codec::{Scratch, Side, widen};
 pub(crate) use host::HostLayer;
 use pool::Pool;
 pub(crate) use store::Store;

@@ -11,7 +11,7 @@
 use rayon::prelude::*;
 
 use super::simd::{self, Kernel, exp, mul_add, tanh};
-use crate::kv::{BLOCK, HostLayer, Side, widen};
+use crate::kv::{BLOCK, HostLayer, Scratch, Side, widen};
 use crate::ops::Scoring;
 
 /// Values in the widest register; a multiple of every narrower one, a divisor of a block of keys.
@@ -123,7 +123,7 @@ impl Tile<'_> {
     fn walk<const N: usize, const FMA: bool>(mut self) {
         let head_dim = self.rows.first().map_or(0, |(q, _)| q.len());
         let mut state = self.state(head_dim, N);
-        let mut scratch = vec![0.0; BLOCK * head_dim];
+        let mut scratch = Scratch::new(head_dim);
         let keys = self.sees(self.rows.len() - 1);
         for at in self.first_key(0) / BLOCK..keys.div_ceil(BLOCK) {
             let count = BLOCK.min(keys - at * BLOCK);
@@ -183,7 +183,7 @@ impl Tile<'_> {
             scores[self.sees(row).saturating_sub(block).min(count)..].fill(f32::NEG_INFINITY);
             scores[..self.first_key(row).saturating_sub(block).min(BLOCK)].fill(f32::NEG_INFINITY);
             let before = state.largest[row];
-            let largest = scores.iter().fold(before, |a, b| a.max(*b));
+            let largest = largest(scores, before);
             if largest == f32::NEG_INFINITY {
                 // The window of this row begins behind the block: nothing to add, and no difference to take.
                 scores.fill(0.0);
@@ -204,6 +204,19 @@ impl Tile<'_> {
             }
         }
     }
+}
+
+/// The largest of `scores` and `before`, register by register: one after the other each would wait for the last.
+#[inline(always)]
+fn largest(scores: &[f32], before: f32) -> f32 {
+    let mut lanes = [before; LANES];
+    for scores in scores.chunks_exact(LANES) {
+        for (lane, score) in lanes.iter_mut().zip(scores) {
+            // Not `f32::max`, which takes three instructions for what is no number.
+            *lane = if *score > *lane { *score } else { *lane };
+        }
+    }
+    lanes.iter().fold(before, |a, b| if *b > a { *b } else { a })
 }
 
 /// Source: Gemma Team 2024 (Gemma 2), section 2.

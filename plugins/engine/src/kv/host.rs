@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
 use memmap2::MmapMut;
 use sconce_formats::memory::KvType;
 
-use super::codec::{self, Side, widen};
+use super::codec::{self, Scratch, Side, widen};
 use super::store::runs;
 use super::{BLOCK, Layout};
 
@@ -131,7 +131,7 @@ impl<'a> HostLayer<'a> {
     fn rows(&self, side: Side) -> Vec<f32> {
         let (heads, dim) = (self.store.kv_heads, self.store.head_dim);
         let mut rows = vec![0.0; self.table.len() * BLOCK * heads * dim];
-        let mut scratch = vec![0.0; BLOCK * dim];
+        let mut scratch = Scratch::new(dim);
         for (at, rows) in rows.chunks_exact_mut(BLOCK * heads * dim).enumerate() {
             for head in 0..heads {
                 let values = widen::<false>(self.ty(), side, self.head(at, side, head), &mut scratch);
