@@ -129,7 +129,8 @@ const TAMPERS: &[(Tamper, &[&str])] = &[
     (Tamper::UnpackedRows, &["wanted_rows_agree"]),
     (Tamper::UnpackedHidden, &["hidden_rows_agree"]),
     (Tamper::BindingHints, &["many_sequences_equal_alone"]),
-    (Tamper::LostForks, &["kv_full_is_atomic", "free_returns_memory"]),
+    (Tamper::LostForks, &["kv_full_is_atomic", "shared_forks_take_no_room", "free_returns_memory"]),
+    (Tamper::CostlyForks, &["shared_forks_take_no_room"]),
     (Tamper::HarmfulTrim, &["trim_leaves_no_trace"]),
     (
         Tamper::CountsLoads,

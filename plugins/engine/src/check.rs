@@ -20,9 +20,8 @@ use crate::target::{DenseAs, Types};
 /// NOT_FOUND, BAD_MODEL_FILE. A model of a kind that is not supported is no error: `supported` is 0.
 pub fn check_model(source: &ModelSource, compute: &[DType]) -> sdk::Result<ModelCheck> {
     let answer = match model_source(source).and_then(|files| Ok(sconce_formats::model::open(files, None)?)) {
-        Ok(header) => {
-            Types::choose(compute, Place::Tensors, dtype::AUTO, dtype::AUTO).map(|types| supported(source, &header, types))
-        }
+        Ok(header) => Types::choose(compute, Place::Tensors, dtype::AUTO, dtype::AUTO)
+            .map(|types| supported(source, &header, types)),
         Err(EngineError::Format(error)) if not_supported(&error) => Ok(unsupported(source, &error)),
         Err(error) => Err(error),
     };

@@ -4,8 +4,6 @@
 //! its kernels are not made for. The kernels themselves (`attention`, `simd`) see plain slices.
 
 mod attention;
-#[cfg(test)]
-mod old;
 mod q8_0;
 mod simd;
 

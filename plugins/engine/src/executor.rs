@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use candle_core::{DType, Tensor};
-use sconce_plugin_api::abi_stable::std_types::RVec;
 use sconce_formats::memory::KvType;
+use sconce_plugin_api::abi_stable::std_types::RVec;
 use sconce_plugin_api::sdk::codes::{caps, dtype};
 use sconce_plugin_api::sdk::{
     self, Batch, Chunk, Executor, ForwardStats, ModelInfo, Outputs, Reserve, Sequences,
@@ -30,7 +30,7 @@ const SHORT_STEP: usize = 24;
 const LONG_STEP: usize = 64;
 
 /// What every executor of this engine can do.
-pub const CAPS: u64 = 
+pub const CAPS: u64 =
     caps::FORK | caps::FORK_SHARED | caps::TRUNCATE | caps::WANT_ALL | caps::BATCH | caps::HIDDEN;
 
 /// What a load found and chose.

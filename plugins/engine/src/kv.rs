@@ -199,7 +199,8 @@ impl KvCache {
     /// Makes room for all demands, or claims nothing.
     pub fn reserve(&mut self, demands: &[Demand]) -> Result<Claim> {
         let mut claim = Claim(Vec::with_capacity(demands.len()));
-        let mut reserved = demands.iter().try_for_each(|demand| self.reserve_one(*demand, demands, &mut claim));
+        let mut reserved =
+            demands.iter().try_for_each(|demand| self.reserve_one(*demand, demands, &mut claim));
         if reserved.is_ok() {
             reserved = self.fill_copies(&claim);
         }

@@ -189,18 +189,21 @@ mod tests {
 
     #[test]
     fn odd_rows_and_routers_are_not_packed() {
-        let types =
-            Types { compute: DType::F32, expand: false, dense: DenseAs::Q8_0, kv: KvType::F32 };
+        let types = Types { compute: DType::F32, expand: false, dense: DenseAs::Q8_0, kv: KvType::F32 };
         assert!(types.packs(Role::Q, &[8, 64]) && !types.packs(Role::Q, &[8, 72]));
         assert!(!types.packs(Role::Router, &[8, 64]));
     }
 
     #[test]
     fn a_refusal_names_what_there_is() {
-        let error = |weights, kv| Types::choose(&[DType::F32], Place::Tensors, weights, kv).expect_err("not offered");
+        let error =
+            |weights, kv| Types::choose(&[DType::F32], Place::Tensors, weights, kv).expect_err("not offered");
         let text = error(dtype::F16, dtype::AUTO).to_string();
         assert!(text.contains("weights of type float16") && text.contains("float32"), "{text}");
         let text = error(dtype::AUTO, dtype::Q8_0).to_string();
-        assert!(text.contains("KV cache of type q8_0") && text.contains("float32, float16, bfloat16"), "{text}");
+        assert!(
+            text.contains("KV cache of type q8_0") && text.contains("float32, float16, bfloat16"),
+            "{text}"
+        );
     }
 }

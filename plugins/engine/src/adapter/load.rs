@@ -21,8 +21,7 @@ use crate::target::{DenseAs, Target, Types};
 use crate::weights::{Weights, report};
 
 /// Everything is computed in the type the reference is compared in.
-const COMPUTE: Types =
-    Types { compute: DType::F32, expand: false, dense: DenseAs::Compute, kv: KvType::F32 };
+const COMPUTE: Types = Types { compute: DType::F32, expand: false, dense: DenseAs::Compute, kv: KvType::F32 };
 
 /// Positions that a file may claim for itself: the models make tables for all of them.
 const MOST_UNASKED: usize = 1 << 20;

@@ -94,7 +94,7 @@ fn cut<'a>(
 
 /// What a tile keeps while it walks its keys. Rows are padded to whole groups with zeros.
 struct State {
-    /// `[rows, head_dim]`, scaled.
+    /// `[rows / N, head_dim, N]`, scaled: what is multiplied with the same key elements lies together.
     q: Vec<f32>,
     /// `[rows, BLOCK]`: scores, then their exponentials.
     scores: Vec<f32>,
@@ -122,7 +122,7 @@ impl Tile<'_> {
     #[inline(always)]
     fn walk<const N: usize, const FMA: bool>(mut self) {
         let head_dim = self.rows.first().map_or(0, |(q, _)| q.len());
-        let mut state = self.state(head_dim, N);
+        let mut state = self.state::<N>(head_dim);
         let mut scratch = Scratch::new(head_dim);
         let keys = self.sees(self.rows.len() - 1);
         for at in self.first_key(0) / BLOCK..keys.div_ceil(BLOCK) {
@@ -142,12 +142,13 @@ impl Tile<'_> {
         }
     }
 
-    fn state(&self, head_dim: usize, together: usize) -> State {
-        let rows = self.rows.len().next_multiple_of(together);
+    fn state<const N: usize>(&self, head_dim: usize) -> State {
+        let rows = self.rows.len().next_multiple_of(N);
         let (mut q, scale) = (vec![0.0; rows * head_dim], self.scoring.scale as f32);
-        for ((row, _), scaled) in self.rows.iter().zip(q.chunks_exact_mut(head_dim)) {
-            for (value, scaled) in row.iter().zip(scaled) {
-                *scaled = value * scale;
+        for (rows, group) in self.rows.chunks(N).zip(q.chunks_exact_mut(N * head_dim)) {
+            for (at, (row, _)) in rows.iter().enumerate() {
+                let scaled = group[at..].iter_mut().step_by(N);
+                row.iter().zip(scaled).for_each(|(value, scaled)| *scaled = value * scale);
             }
         }
         State {
@@ -234,9 +235,10 @@ fn score<const N: usize, const FMA: bool>(state: &mut State, keys: &[f32], head_
     for (q, scores) in groups {
         for at in (0..BLOCK).step_by(LANES) {
             let mut sums = [[0.0f32; LANES]; N];
-            for (element, keys) in keys.chunks_exact(BLOCK).enumerate() {
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    add_scaled::<FMA>(sums, q[row * head_dim + element], &keys[at..at + LANES]);
+            for (q, keys) in q.as_chunks::<N>().0.iter().zip(keys[at..].chunks(BLOCK)) {
+                let Some(keys) = keys.first_chunk() else { continue };
+                for (sums, q) in sums.iter_mut().zip(q) {
+                    add_scaled::<FMA>(sums, *q, keys);
                 }
             }
             for (row, sums) in sums.iter().enumerate() {
@@ -250,12 +252,17 @@ fn score<const N: usize, const FMA: bool>(state: &mut State, keys: &[f32], head_
 #[inline(always)]
 fn mix<const N: usize, const FMA: bool>(state: &mut State, values: &[f32], head_dim: usize) {
     let groups = state.scores.chunks_exact(N * BLOCK).zip(state.mixed.chunks_exact_mut(N * head_dim));
-    for (weights, mixed) in groups {
+    for (scores, mixed) in groups {
+        let mut weights = [[0.0f32; N]; BLOCK];
+        for (row, scores) in scores.chunks_exact(BLOCK).enumerate() {
+            weights.iter_mut().zip(scores).for_each(|(weights, score)| weights[row] = *score);
+        }
         for at in (0..head_dim).step_by(LANES) {
             let mut sums = [[0.0f32; LANES]; N];
-            for (key, values) in values.chunks_exact(head_dim).enumerate() {
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    add_scaled::<FMA>(sums, weights[row * BLOCK + key], &values[at..at + LANES]);
+            for (weights, values) in weights.iter().zip(values[at..].chunks(head_dim)) {
+                let Some(values) = values.first_chunk() else { continue };
+                for (sums, weight) in sums.iter_mut().zip(weights) {
+                    add_scaled::<FMA>(sums, *weight, values);
                 }
             }
             for (row, sums) in sums.iter().enumerate() {
@@ -267,7 +274,7 @@ fn mix<const N: usize, const FMA: bool>(state: &mut State, values: &[f32], head_
 }
 
 #[inline(always)]
-fn add_scaled<const FMA: bool>(sums: &mut [f32; LANES], scale: f32, values: &[f32]) {
+fn add_scaled<const FMA: bool>(sums: &mut [f32; LANES], scale: f32, values: &[f32; LANES]) {
     for (sum, value) in sums.iter_mut().zip(values) {
         *sum = mul_add::<FMA>(scale, *value, *sum);
     }

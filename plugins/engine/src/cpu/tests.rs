@@ -146,7 +146,8 @@ fn a_window_is_as_wide_as_it_says() {
     let values = one(&values);
     let cache = Cache::new(KvType::F32, Place::Host, &[(keys, values)], &[5]);
     let scoring = Scoring { scale: 1.0, softcap: None, window: Some(2) };
-    let mixed = CpuOps.attention(&q, &cache.spans(), scoring).and_then(|t| t.to_vec2::<f32>()).expect("attention");
+    let mixed =
+        CpuOps.attention(&q, &cache.spans(), scoring).and_then(|t| t.to_vec2::<f32>()).expect("attention");
     // Equal scores average: 0, then the mean of a token's own value and the one before.
     let found: Vec<f32> = mixed.iter().map(|row| row[0]).collect();
     assert_eq!(found, [0.0, 5.0, 15.0, 25.0, 35.0]);
@@ -223,43 +224,6 @@ fn fused_projections_equal_single_ones() {
         for (found, linear) in found.iter().zip([&a, &b]) {
             let expected = CandleOps.linear(&x, linear).expect("a projection");
             assert!(distance(found, &expected) < 1e-3, "{tokens} rows");
-        }
-    }
-}
-
-#[test]
-fn zz_speed() {
-    use std::time::Instant;
-    let mut state = 1u64;
-    for (heads, kvh, dim) in [(32usize, 8usize, 64usize)] {
-        for (past, new, n) in [(4000usize, 1usize, 8usize), (4000, 1, 1), (512, 1, 32), (0, 512, 1), (1536, 512, 1)] {
-            let q = random((new * n, heads, dim), &mut state);
-            let rows: Vec<_> = (0..n).map(|_| { let mut one = || random((past + new, kvh, dim), &mut state); (one(), one()) }).collect();
-            {
-                let flat: Vec<(Vec<f32>, Vec<f32>)> = rows.iter().map(|(k, v)| (k.flatten_all().unwrap().to_vec1().unwrap(), v.flatten_all().unwrap().to_vec1().unwrap())).collect();
-                let qs: Vec<f32> = q.flatten_all().unwrap().to_vec1().unwrap();
-                let jobs: Vec<_> = flat.iter().map(|(k, v)| old::Job { tokens: new, past, kv_heads: kvh, keys: k, values: v }).collect();
-                let scoring = Scoring { scale: 0.125, softcap: None, window: None };
-                let mut best = f64::MAX;
-                for _ in 0..15 {
-                    let t = Instant::now();
-                    std::hint::black_box(old::run(&qs, heads, &jobs, scoring));
-                    best = best.min(t.elapsed().as_secs_f64());
-                }
-                println!("past {past} new {new} x{n} OLD: {:.3} ms", best * 1e3);
-            }
-            for ty in KvType::ALL {
-                let cache = Cache::new(ty, Place::Host, &rows, &vec![new; n]);
-                let scoring = Scoring { scale: 0.125, softcap: None, window: None };
-                let spans = cache.spans();
-                let mut best = f64::MAX;
-                for _ in 0..15 {
-                    let t = Instant::now();
-                    std::hint::black_box(CpuOps.attention(&q, &spans, scoring).unwrap());
-                    best = best.min(t.elapsed().as_secs_f64());
-                }
-                println!("past {past} new {new} x{n} {}: {:.3} ms", ty.name(), best * 1e3);
-            }
         }
     }
 }

@@ -13,9 +13,6 @@ use sconce_formats::memory::{KvType, Q8_0_BLOCK};
 
 use super::BLOCK;
 
-/// Values in the widest register.
-const LANES: usize = 16;
-
 /// Keys or values, which lie in different orders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -43,7 +40,9 @@ pub(super) fn put(ty: KvType, side: Side, head: &mut [u8], token: usize, row: &[
             let row: [f32; Q8_0_BLOCK] = std::array::from_fn(|at| row[at].clamp(-limit, limit));
             halves.convert_from_f32_slice(&row);
         }),
-        KvType::BF16 => put_halves::<bf16>(head, place, row, |row, halves| halves.convert_from_f32_slice(row)),
+        KvType::BF16 => {
+            put_halves::<bf16>(head, place, row, |row, halves| halves.convert_from_f32_slice(row))
+        }
         KvType::Q8_0 => put_q8_0(side, head, token, row),
     }
 }
@@ -132,14 +131,11 @@ pub(crate) fn widen<'a, const FMA: bool>(
         }
         KvType::Q8_0 => {
             let (halves, numbers) = head.split_at(scale_bytes(head));
-            // Three plain loops, each of which vectorises as it stands; in one they do not.
+            // All at once: one by one they would take longer than the numbers they belong to.
             widen_f16(cast_slice(halves), scales);
-            for (to, from) in values.iter_mut().zip(cast_slice::<u8, i8>(numbers)) {
-                *to = f32::from(*from);
-            }
             match side {
-                Side::Keys => scale_keys(scales, values),
-                Side::Values => scale_values(scales, values),
+                Side::Keys => scale_keys(scales, cast_slice(numbers), values),
+                Side::Values => scale_values(scales, cast_slice(numbers), values),
             }
         }
     }
@@ -155,24 +151,24 @@ fn widen_f16(from: &[u16], to: &mut [f32]) {
 
 /// Keys by element: 32 rows of the block in a row have the same scales, one for each key.
 #[inline(always)]
-fn scale_keys(scales: &[f32], keys: &mut [f32]) {
-    for (scales, keys) in scales.chunks_exact(BLOCK).zip(keys.chunks_exact_mut(Q8_0_BLOCK * BLOCK)) {
-        let scales = scales.as_chunks::<LANES>().0;
-        for keys in keys.chunks_exact_mut(BLOCK) {
-            for (keys, scales) in keys.as_chunks_mut::<LANES>().0.iter_mut().zip(scales) {
-                keys.iter_mut().zip(scales).for_each(|(key, scale)| *key *= scale);
-            }
+fn scale_keys(scales: &[f32], numbers: &[i8], keys: &mut [f32]) {
+    let groups = numbers.chunks_exact(Q8_0_BLOCK * BLOCK).zip(keys.chunks_exact_mut(Q8_0_BLOCK * BLOCK));
+    for (scales, (numbers, keys)) in scales.as_chunks::<BLOCK>().0.iter().zip(groups) {
+        // A copy: the compiler cannot know that writing keys leaves the scales alone.
+        let scales = *scales;
+        for (numbers, keys) in numbers.as_chunks::<BLOCK>().0.iter().zip(keys.as_chunks_mut::<BLOCK>().0) {
+            *keys = std::array::from_fn(|at| f32::from(numbers[at]) * scales[at]);
         }
     }
 }
 
 /// Values by token: 32 in a row have the same scale.
 #[inline(always)]
-fn scale_values(scales: &[f32], values: &mut [f32]) {
-    for (scale, values) in scales.iter().zip(values.chunks_exact_mut(Q8_0_BLOCK)) {
-        for values in values.as_chunks_mut::<LANES>().0 {
-            values.iter_mut().for_each(|value| *value *= scale);
-        }
+fn scale_values(scales: &[f32], numbers: &[i8], values: &mut [f32]) {
+    let groups = numbers.as_chunks::<Q8_0_BLOCK>().0.iter().zip(values.as_chunks_mut::<Q8_0_BLOCK>().0);
+    for (scale, (numbers, values)) in scales.iter().zip(groups) {
+        let scale = *scale;
+        *values = std::array::from_fn(|at| f32::from(numbers[at]) * scale);
     }
 }
 

@@ -61,7 +61,8 @@ impl HostStore {
         for (side, from) in [(Side::Keys, keys), (Side::Values, values)] {
             let from = from.to_dtype(DType::F32)?.contiguous()?;
             let (storage, place) = from.storage_and_layout();
-            let (Storage::Cpu(CpuStorage::F32(all)), Some((start, end))) = (&*storage, place.contiguous_offsets())
+            let (Storage::Cpu(CpuStorage::F32(all)), Some((start, end))) =
+                (&*storage, place.contiguous_offsets())
             else {
                 candle_core::bail!("keys and values are not in the host's memory")
             };

@@ -26,10 +26,13 @@ impl Store {
     /// Takes memory for so many blocks.
     pub fn new(layout: &Layout, blocks: usize) -> Result<Store> {
         let bytes = layout.bytes_per_token().saturating_mul((blocks * BLOCK) as u64);
-        let refused = |source: Box<dyn std::error::Error + Send + Sync>| EngineError::NoMemory { bytes, source };
+        let refused =
+            |source: Box<dyn std::error::Error + Send + Sync>| EngineError::NoMemory { bytes, source };
         let blocks = match layout.place {
             Place::Host => Blocks::Host(HostStore::new(layout, blocks).map_err(|e| refused(e.into()))?),
-            Place::Tensors => Blocks::Tensors(TensorStore::new(layout, blocks).map_err(|e| refused(e.into()))?),
+            Place::Tensors => {
+                Blocks::Tensors(TensorStore::new(layout, blocks).map_err(|e| refused(e.into()))?)
+            }
         };
         Ok(Store { kv_heads: layout.kv_heads, compute: layout.compute, blocks })
     }
@@ -111,7 +114,9 @@ impl<'a> Cached<'a> {
             Blocks::Host(store) => HostLayer::new(store, self.layer, table).gather()?,
             Blocks::Tensors(store) => store.gather(self.layer, table)?,
         };
-        let part = |all: Tensor| all.narrow(0, first - whole * BLOCK, self.len - first)?.to_dtype(self.store.compute);
+        let part = |all: Tensor| {
+            all.narrow(0, first - whole * BLOCK, self.len - first)?.to_dtype(self.store.compute)
+        };
         Ok((part(keys)?, part(values)?))
     }
 

@@ -313,7 +313,8 @@ fn a_cache_beyond_the_memory_is_refused() {
     let mut request = request(dir.path());
     request.kv_bytes = 5_000_000;
     let mut go_on = |_, _, _| true;
-    let error = super::load(target, &request, &mut Progress::new(&mut go_on)).map(|_| ()).expect_err("too large");
+    let error =
+        super::load(target, &request, &mut Progress::new(&mut go_on)).map(|_| ()).expect_err("too large");
     assert_eq!(error.code, Code::OUT_OF_MEMORY);
     assert!(error.message.contains("KV cache"), "{error:?}");
 }
