@@ -30,6 +30,8 @@ pub struct Memory {
     /// What keys and values are stored as.
     pub kv_type: &'static str,
     pub kv_bytes_per_token: u64,
+    /// As asked for; without it the cache takes a share of what is left.
+    pub kv_memory_bytes: Option<u64>,
     /// Longest sequence: as asked for, or as trained.
     pub context_tokens: usize,
     /// Sequences at once: as asked for.
@@ -57,11 +59,14 @@ pub struct Machine {
 }
 
 impl Memory {
-    /// The least that has to be free: allocated weights, copies, and twice a block of the KV cache, which takes half
-    /// of what is left unless it is said how much.
+    /// The least that has to be free: allocated weights, and the KV cache that was asked for; or else copies, and twice
+    /// a block of the cache, which takes half of what is left.
     pub fn least_bytes(&self) -> u64 {
         let allocated = self.weights_q8_0_bytes + self.weights_f32_bytes;
-        allocated + self.weights_copies_bytes + 2 * KV_BLOCK as u64 * self.kv_bytes_per_token
+        match (self.kv_memory_bytes, &self.machine) {
+            (Some(_), Known::Is(machine)) => allocated + machine.kv_capacity_tokens * self.kv_bytes_per_token,
+            _ => allocated + self.weights_copies_bytes + 2 * KV_BLOCK as u64 * self.kv_bytes_per_token,
+        }
     }
 }
 
@@ -81,6 +86,7 @@ pub fn of(header: &ModelHeader, args: &InspectArgs) -> Memory {
         weights_copies_bytes: (weights.quantised() as f64 * CPU_PACKED_SHARE) as u64,
         kv_type: kv.name(),
         kv_bytes_per_token: kv.bytes(config.kv_bytes_per_token(1)),
+        kv_memory_bytes: args.kv_memory,
         context_tokens: context,
         max_sequences: asked.sequences,
         machine: match machine() {

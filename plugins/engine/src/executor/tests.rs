@@ -249,3 +249,22 @@ fn forks_share_and_stay_apart() {
         check(Arc::new(crate::ops::CandleOps), kv);
     }
 }
+
+/// What each type loses on a carried model with random weights, whose logits lie within ±8 or so. Trained models lose
+/// less: their scores differ more.
+#[test]
+fn narrow_types_stay_close_to_f32() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../host/tests/fixtures/llama3-gqa");
+    let mut request = request(&dir);
+    let text = tokens(150, 7, 500);
+    let mut rows = |kv| {
+        request.kv_dtype = kv;
+        Model::load(&request, Arc::new(CpuOps)).expect("it loads").all_logits(&text)
+    };
+    let expected = rows(dtype::F32);
+    for (kv, least, most) in [(dtype::F16, 1e-4, 0.05), (dtype::BF16, 1e-3, 0.4), (dtype::Q8_0, 1e-2, 1.2)] {
+        let far = crate::testing::distance(&rows(kv), &expected);
+        println!("{}: {far}", dtype::name(kv));
+        assert!((least..most).contains(&far), "{}: off by {far}", dtype::name(kv));
+    }
+}
