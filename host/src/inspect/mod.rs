@@ -52,7 +52,7 @@ fn inspect(path: &Path, args: &InspectArgs) -> (Report, Option<ModelError>) {
     let opened = ModelFiles::of(&header, &Replacements::default());
     report.text = Some(words::of(&header, opened.as_ref().ok()));
     let memory = memory::of(&header, args);
-    let stops = opened.err().or_else(|| unstorable(&header, args)).or_else(|| too_large(&memory));
+    let stops = unstorable(&header, args).or(opened.err()).or_else(|| too_large(&memory));
     report.memory = Some(memory);
     (report, stops)
 }
@@ -64,8 +64,12 @@ fn unstorable(header: &ModelHeader, args: &InspectArgs) -> Option<ModelError> {
         let family = header.config.family.name;
         return Some(ModelError::Unsupported(format!("the family {family} has keys and values in f32 only")));
     }
-    let words =
-        || format!("keys and values of type {} need heads of whole blocks, not of {head_dim}", kv.name());
+    let words = || {
+        format!(
+            "keys and values of type {} need heads of a multiple of 32 values, not of {head_dim}",
+            kv.name()
+        )
+    };
     (!kv.holds(head_dim)).then(|| ModelError::Unsupported(words()))
 }
 

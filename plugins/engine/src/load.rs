@@ -263,7 +263,7 @@ fn check_heads_fit(header: &ModelHeader, kv: KvType) -> Result<()> {
         return Ok(());
     }
     Err(EngineError::Unsupported {
-        what: format!("a KV cache of type {} for heads of {head_dim} values, no whole blocks,", kv.name()),
+        what: format!("a KV cache of type {} for heads of {head_dim} values, no multiple of 32,", kv.name()),
         fix: "ask for `auto`, float32, float16 or bfloat16".to_owned(),
     })
 }
