@@ -7,6 +7,9 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use sconce_formats::memory;
+use sconce_plugin_api::abi::codes::dtype;
+
 use crate::bench::{self, ServerFlags, Span};
 use crate::models::MAX_BATCH_TOKENS;
 use crate::registry::Policy;
@@ -150,6 +153,51 @@ pub struct EngineArgs {
     /// What a CPU holds weights as that the file stores as plain floats [default: f32, from a billion parameters on q8_0]
     #[arg(long, env = "SCONCE_CPU_WEIGHTS", value_enum, default_value_t = CpuWeights::Auto)]
     pub cpu_weights: CpuWeights,
+    /// What keys and values of the context are stored as [default: the backend's choice]
+    #[arg(long, env = "SCONCE_KV_TYPE", value_enum, default_value_t = KvType::Auto)]
+    pub kv_type: KvType,
+    /// Memory for keys and values, in bytes or with K, M or G for powers of 1024 [default: the backend's choice]
+    #[arg(long, env = "SCONCE_KV_MEMORY", value_name = "SIZE", value_parser = size)]
+    pub kv_memory: Option<u64>,
+}
+
+/// Types for keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KvType {
+    /// The backend's choice: `f32` on a CPU
+    Auto,
+    /// 32 bits each
+    F32,
+    /// 16 bits each, rounded to 11 of them
+    F16,
+    /// 16 bits each with the range of f32, rounded to 8 of them
+    Bf16,
+    /// Blocks of 32 along a head with 8 bits each and a scale
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+impl KvType {
+    /// Its number in a load request.
+    pub fn code(self) -> u32 {
+        match self {
+            KvType::Auto => dtype::AUTO,
+            KvType::F32 => dtype::F32,
+            KvType::F16 => dtype::F16,
+            KvType::Bf16 => dtype::BF16,
+            KvType::Q8_0 => dtype::Q8_0,
+        }
+    }
+
+    /// What it is on the CPU backend.
+    pub fn on_cpu(self) -> memory::KvType {
+        match self {
+            KvType::Auto | KvType::F32 => memory::KvType::F32,
+            KvType::F16 => memory::KvType::F16,
+            KvType::Bf16 => memory::KvType::BF16,
+            KvType::Q8_0 => memory::KvType::Q8_0,
+        }
+    }
 }
 
 /// Types for weights that a file stores as plain floats.
@@ -389,6 +437,12 @@ pub struct InspectArgs {
     /// What a CPU holds weights as that the file stores as plain floats [default: f32, from a billion parameters on q8_0]
     #[arg(long, env = "SCONCE_CPU_WEIGHTS", value_enum, default_value_t = CpuWeights::Auto)]
     pub cpu_weights: CpuWeights,
+    /// What keys and values of the context are stored as [default: f32]
+    #[arg(long, env = "SCONCE_KV_TYPE", value_enum, default_value_t = KvType::Auto)]
+    pub kv_type: KvType,
+    /// Memory for keys and values, in bytes or with K, M or G for powers of 1024 [default: what is left allows]
+    #[arg(long, env = "SCONCE_KV_MEMORY", value_name = "SIZE", value_parser = size)]
+    pub kv_memory: Option<u64>,
     /// Print JSON instead of lines
     #[arg(long)]
     pub json: bool,
@@ -511,9 +565,40 @@ fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Bytes: a number from 1 on, with a unit or without.
+fn size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => Some(1),
+        "K" | "KB" | "KIB" => Some(1 << 10),
+        "M" | "MB" | "MIB" => Some(1 << 20),
+        "G" | "GB" | "GIB" => Some(1 << 30),
+        _ => None,
+    };
+    let bytes = unit.and_then(|unit: u64| digits.parse::<u64>().ok()?.checked_mul(unit));
+    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| "expected a size such as 800M or 2G".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_units_of_1024() {
+        let check = |text: &str, expected: Option<u64>| assert_eq!(size(text).ok(), expected, "{text}");
+        check("4096", Some(4096));
+        check("3k", Some(3 << 10));
+        check("800M", Some(800 << 20));
+        check("2GiB", Some(2 << 30));
+        check("0", None);
+        check("", None);
+        check("G", None);
+        check("-1", None);
+        check("1.5G", None);
+        check("2T", None);
+        check("99999999999G", None);
+    }
 
     #[test]
     fn the_definition_is_sound() {

@@ -50,6 +50,8 @@ fn plan(args: &PluginTestArgs) -> LoadPlan {
         max_sequences: 16,
         threads: environment::usable_threads() as u32,
         weight_dtype: dtype::AUTO,
+        kv_dtype: dtype::AUTO,
+        kv_bytes: 0,
         options: args.backend_opt.clone(),
     }
 }

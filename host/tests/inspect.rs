@@ -108,11 +108,45 @@ fn flags_decide_what_memory_is_asked_for() {
             ("/memory/weights_q8_0_bytes", json!((elements - vectors) / 32 * 34)),
             ("/memory/weights_f32_bytes", json!(4 * vectors)),
             ("/memory/weights_mapped_bytes", json!(0)),
-            // In blocks of 16.
-            ("/memory/machine/kv_capacity_tokens", json!(2 * 48)),
+            // In blocks of 32.
+            ("/memory/machine/kv_capacity_tokens", json!(2 * 64)),
             ("/memory/machine/tokens_per_sequence", json!(40)),
         ],
     );
+}
+
+#[test]
+fn flags_decide_what_keys_and_values_take() {
+    let check = |kv: &str, bytes: u64, capacity: u64| {
+        let report = usable(&fixture("llama3-gqa"), &["--kv-type", kv, "--kv-memory", "100K"]);
+        says(
+            &report,
+            &[
+                ("/memory/kv_type", json!(if kv == "auto" { "f32" } else { kv })),
+                ("/memory/kv_bytes_per_token", json!(bytes)),
+                ("/memory/machine/kv_budget_bytes", json!(100 << 10)),
+                ("/memory/machine/kv_capacity_tokens", json!(capacity)),
+            ],
+        );
+    };
+    // Two layers of two heads of 32, keys and values: 256 numbers a token, and whole blocks of 32 tokens.
+    check("auto", 1024, 96);
+    check("f16", 512, 192);
+    check("bf16", 512, 192);
+    check("q8_0", 8 * 34, 352);
+}
+
+#[test]
+fn a_type_of_keys_and_values_that_a_model_cannot_have_is_named() {
+    let check = |name: &str, kv: &str, words: &str| {
+        let run = sconce(&["inspect", text(&fixture(name)), "--kv-type", kv]);
+        assert_eq!(run.code, 4, "{run}");
+        assert!(run.stderr.contains(words), "{run}");
+    };
+    check("stories260k", "q8_0", "type q8_0 need heads of a multiple of 32 values, not of 8");
+    check("oracles/gpt_bigcode", "f16", "the family gpt_bigcode has keys and values in f32 only");
+    let run = sconce(&["inspect", text(&fixture("llama3-gqa")), "--kv-memory", "many"]);
+    assert_eq!(run.code, 2, "{run}");
 }
 
 #[test]
@@ -184,6 +218,8 @@ fn a_load_takes_what_was_said() {
     check(&fixture("llama3-gqa"), &["--ctx", "40", "--max-sequences", "2"]);
     check(&fixture("llama3-gqa"), &["--cpu-weights", "q8_0"]);
     check(&fixture("stories260k/gguf/stories260K.Q4_0.gguf"), &[]);
+    check(&fixture("llama3-gqa"), &["--kv-type", "q8_0", "--kv-memory", "40K"]);
+    check(&fixture("llama3-gqa"), &["--kv-type", "bf16", "--kv-memory", "1M"]);
 }
 
 /// A copy of the carried checkpoint with one file replaced, or removed.

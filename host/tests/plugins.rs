@@ -4,7 +4,9 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::{Answer, Run, Server, eventually, job_events, plugin, sconce, sconce_with, temp_dir, text};
+use support::{
+    Answer, Run, Server, eventually, fixture, job_events, plugin, sconce, sconce_with, temp_dir, text,
+};
 
 const COMPLETIONS: &str = "/v1/completions";
 
@@ -177,6 +179,19 @@ fn a_backend_that_fails_at_the_start_is_explained() {
     check("no_such_fault", 3, &["cannot use backend `mock`", "no fault `no_such_fault`"]);
     check("panic_in_load", 3, &["cannot use model", "asked to panic in load", "fix: the backend failed"]);
     check("error_in_load", 3, &["cannot use model", "asked to fail in load", "fix: the backend failed"]);
+}
+
+#[test]
+fn types_of_keys_and_values_that_a_backend_lacks_are_refused_by_name() {
+    let check = |args: &[&str], words: &str| {
+        let run = sconce(&[&["bench", "--prompt", "4", "--generate", "2"], args].concat());
+        assert_eq!(run.code, 4, "{run}");
+        assert!(run.stderr.contains(words), "{run}");
+    };
+    check(&["--backend", "mock", "--kv-type", "q8_0"], "the mock has float32 only");
+    let odd = fixture("stories260k");
+    check(&["--backend", "cpu", "--model", text(&odd), "--kv-type", "q8_0"], "q8_0 for heads of 8 values");
+    check(&["--backend", "cpu", "--kv-memory", "10"], "the KV cache");
 }
 
 #[test]

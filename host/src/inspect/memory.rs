@@ -3,15 +3,12 @@
 //! The rules are `sconce_formats`', which the engine loads by; this only adds up. Other backends have memory of
 //! their own, of which only they know.
 
-use sconce_formats::memory::{CPU_PACKED_SHARE, Holding, KV_BLOCK, WeightBytes, kv_budget, machine};
+use sconce_formats::memory::{CPU_PACKED_SHARE, Holding, KV_BLOCK, KvType, WeightBytes, kv_budget, machine};
 use sconce_formats::{ModelConfig, ModelHeader};
 use serde::Serialize;
 
 use super::report::Known;
 use crate::cli::{CpuWeights, InspectArgs};
-
-/// Bytes of a number in the CPU's KV cache.
-const KV_NUMBER: usize = 4;
 
 /// Memory on the CPU backend.
 #[derive(Debug, Serialize)]
@@ -30,7 +27,11 @@ pub struct Memory {
     pub weights_memory_bytes: u64,
     /// What kernels may hold beside quantised weights, at worst.
     pub weights_copies_bytes: u64,
+    /// What keys and values are stored as.
+    pub kv_type: &'static str,
     pub kv_bytes_per_token: u64,
+    /// As asked for; without it the cache takes a share of what is left.
+    pub kv_memory_bytes: Option<u64>,
     /// Longest sequence: as asked for, or as trained.
     pub context_tokens: usize,
     /// Sequences at once: as asked for.
@@ -45,7 +46,7 @@ pub struct Machine {
     pub free_bytes: u64,
     /// Whether the weights can be allocated and leave room for a block of the KV cache.
     pub fits: bool,
-    /// What an automatic KV cache may take.
+    /// What the KV cache may take: as asked for, or what is automatic.
     pub kv_budget_bytes: u64,
     /// Tokens of KV that would fit into that.
     pub kv_fitting_tokens: u64,
@@ -58,11 +59,14 @@ pub struct Machine {
 }
 
 impl Memory {
-    /// The least that has to be free: allocated weights, copies, and twice a block of the KV cache, which takes half
-    /// of what is left.
+    /// The least that has to be free: allocated weights, and the KV cache that was asked for; or else copies, and twice
+    /// a block of the cache, which takes half of what is left.
     pub fn least_bytes(&self) -> u64 {
         let allocated = self.weights_q8_0_bytes + self.weights_f32_bytes;
-        allocated + self.weights_copies_bytes + 2 * KV_BLOCK as u64 * self.kv_bytes_per_token
+        match (self.kv_memory_bytes, &self.machine) {
+            (Some(_), Known::Is(machine)) => allocated + machine.kv_capacity_tokens * self.kv_bytes_per_token,
+            _ => allocated + self.weights_copies_bytes + 2 * KV_BLOCK as u64 * self.kv_bytes_per_token,
+        }
     }
 }
 
@@ -70,7 +74,8 @@ pub fn of(header: &ModelHeader, args: &InspectArgs) -> Memory {
     let config = &header.config;
     let weights = Holding::on_cpu(packs(args.cpu_weights), header.parameters()).weights(header);
     let context = args.ctx.map_or(config.context_length, |ctx| ctx as usize);
-    let sequences = args.max_sequences as usize;
+    let kv = args.kv_type.on_cpu();
+    let asked = Asked { context, sequences: args.max_sequences as usize, kv, kv_bytes: args.kv_memory };
     Memory {
         cpu_weights: args.cpu_weights.name(),
         weights_file_bytes: header.weights_bytes,
@@ -79,14 +84,25 @@ pub fn of(header: &ModelHeader, args: &InspectArgs) -> Memory {
         weights_f32_bytes: weights.floats,
         weights_memory_bytes: weights.stored + weights.allocated(),
         weights_copies_bytes: (weights.quantised() as f64 * CPU_PACKED_SHARE) as u64,
-        kv_bytes_per_token: config.kv_bytes_per_token(KV_NUMBER),
+        kv_type: kv.name(),
+        kv_bytes_per_token: kv.bytes(config.kv_bytes_per_token(1)),
+        kv_memory_bytes: args.kv_memory,
         context_tokens: context,
-        max_sequences: sequences,
+        max_sequences: asked.sequences,
         machine: match machine() {
-            Some(memory) => Known::Is(on_machine(config, weights, context, sequences, memory)),
+            Some(memory) => Known::Is(on_machine(config, weights, asked, memory)),
             None => Known::Not { error: "this system does not tell how much memory is free".to_owned() },
         },
     }
+}
+
+/// What is asked of the KV cache.
+struct Asked {
+    context: usize,
+    sequences: usize,
+    kv: KvType,
+    /// `None`: what is automatic.
+    kv_bytes: Option<u64>,
 }
 
 fn packs(asked: CpuWeights) -> Option<bool> {
@@ -101,22 +117,23 @@ fn packs(asked: CpuWeights) -> Option<bool> {
 fn on_machine(
     config: &ModelConfig,
     weights: WeightBytes,
-    context: usize,
-    sequences: usize,
+    asked: Asked,
     memory: sconce_formats::memory::Memory,
 ) -> Machine {
+    let Asked { context, sequences, kv, kv_bytes } = asked;
     let left = memory.free.saturating_sub(weights.allocated());
-    let budget = kv_budget(left, weights.quantised(), CPU_PACKED_SHARE);
-    let block_bytes = KV_BLOCK as u64 * config.kv_bytes_per_token(KV_NUMBER);
+    let budget = kv_bytes.unwrap_or_else(|| kv_budget(left, weights.quantised(), CPU_PACKED_SHARE));
+    let block_bytes = KV_BLOCK as u64 * kv.bytes(config.kv_bytes_per_token(1));
     // A state that does not grow with the text fits however long that is.
     let fitting = budget.checked_div(block_bytes).and_then(|blocks| usize::try_from(blocks).ok());
     let fitting = fitting.unwrap_or(usize::MAX / KV_BLOCK);
     let needed = context.div_ceil(KV_BLOCK);
     let blocks = fitting.min(sequences.saturating_mul(needed));
+    let cache_fits = kv_bytes.is_none() || blocks as u64 * block_bytes <= left;
     Machine {
         total_bytes: memory.total,
         free_bytes: memory.free,
-        fits: weights.allocated() <= memory.free && fitting > 0,
+        fits: weights.allocated() <= memory.free && fitting > 0 && cache_fits,
         kv_budget_bytes: budget,
         kv_fitting_tokens: fitting as u64 * KV_BLOCK as u64,
         kv_capacity_tokens: (blocks * KV_BLOCK) as u64,
@@ -129,7 +146,7 @@ fn on_machine(
 mod tests {
     use super::*;
 
-    /// Two layers of two key/value heads of 16: 512 bytes a token, 8192 a block.
+    /// Two layers of two key/value heads of 16: 512 bytes a token, 16384 a block.
     fn tiny() -> ModelConfig {
         let json = r#"{"model_type": "llama", "vocab_size": 48, "hidden_size": 64, "intermediate_size": 96,
             "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -140,7 +157,8 @@ mod tests {
     fn check(free: u64, floats: u64, sequences: usize, expected: (bool, u64, u64, usize, usize)) {
         let weights = WeightBytes { floats, ..WeightBytes::default() };
         let memory = sconce_formats::memory::Memory { total: 1 << 40, free };
-        let found = on_machine(&tiny(), weights, 100, sequences, memory);
+        let asked = Asked { context: 100, sequences, kv: KvType::F32, kv_bytes: None };
+        let found = on_machine(&tiny(), weights, asked, memory);
         let figures = (
             found.fits,
             found.kv_fitting_tokens,
@@ -153,16 +171,31 @@ mod tests {
 
     #[test]
     fn a_context_takes_whole_blocks() {
-        // 100 tokens are 7 blocks; half of what is left goes to the cache.
-        check(1000 + 2 * 8192 * 14, 1000, 2, (true, 14 * 16, 14 * 16, 2, 100));
-        check(1000 + 2 * 8192 * 14, 1000, 1, (true, 14 * 16, 7 * 16, 1, 100));
-        check(1000 + 2 * 8192 * 13, 1000, 2, (true, 13 * 16, 13 * 16, 1, 96));
+        // 100 tokens are 4 blocks; half of what is left goes to the cache.
+        check(1000 + 2 * 16384 * 8, 1000, 2, (true, 8 * 32, 8 * 32, 2, 100));
+        check(1000 + 2 * 16384 * 8, 1000, 1, (true, 8 * 32, 4 * 32, 1, 100));
+        check(1000 + 2 * 16384 * 7, 1000, 2, (true, 7 * 32, 7 * 32, 1, 96));
     }
 
     #[test]
     fn without_room_for_weights_or_a_block_it_does_not_fit() {
         check(999, 1000, 1, (false, 0, 0, 0, 0));
-        check(1000 + 2 * 8191, 1000, 1, (false, 0, 0, 0, 0));
-        check(1000 + 2 * 8192, 1000, 1, (true, 16, 16, 0, 16));
+        check(1000 + 2 * 16383, 1000, 1, (false, 0, 0, 0, 0));
+        check(1000 + 2 * 16384, 1000, 1, (true, 32, 32, 0, 32));
+    }
+
+    #[test]
+    fn a_budget_that_was_said_is_taken_if_it_is_there() {
+        let check = |kv, kv_bytes, expected| {
+            let asked = Asked { context: 100, sequences: 2, kv, kv_bytes: Some(kv_bytes) };
+            let memory = sconce_formats::memory::Memory { total: 1 << 40, free: 100_000 };
+            let found = on_machine(&tiny(), WeightBytes::default(), asked, memory);
+            let figures = (found.fits, found.kv_budget_bytes, found.kv_capacity_tokens);
+            assert_eq!(figures, expected, "{kv:?} {kv_bytes}");
+        };
+        check(KvType::F32, 50_000, (true, 50_000, 3 * 32));
+        check(KvType::F16, 50_000, (true, 50_000, 6 * 32));
+        check(KvType::F32, 1 << 30, (false, 1 << 30, 8 * 32));
+        check(KvType::F16, 1 << 30, (true, 1 << 30, 8 * 32));
     }
 }

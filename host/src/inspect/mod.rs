@@ -12,7 +12,8 @@ mod words;
 
 use std::path::Path;
 
-use sconce_formats::{ModelSource, config, model};
+use sconce_formats::memory::KvType;
+use sconce_formats::{ModelHeader, ModelSource, config, model};
 
 use crate::cli::InspectArgs;
 use crate::error::{Error, Exit, ModelError};
@@ -51,9 +52,25 @@ fn inspect(path: &Path, args: &InspectArgs) -> (Report, Option<ModelError>) {
     let opened = ModelFiles::of(&header, &Replacements::default());
     report.text = Some(words::of(&header, opened.as_ref().ok()));
     let memory = memory::of(&header, args);
-    let stops = opened.err().or_else(|| too_large(&memory));
+    let stops = unstorable(&header, args).or(opened.err()).or_else(|| too_large(&memory));
     report.memory = Some(memory);
     (report, stops)
+}
+
+/// A type of keys and values that the CPU backend does not have for this model.
+fn unstorable(header: &ModelHeader, args: &InspectArgs) -> Option<ModelError> {
+    let (kv, head_dim) = (args.kv_type.on_cpu(), header.config.head_dim);
+    if header.config.family.is_long_tail() && kv != KvType::F32 {
+        let family = header.config.family.name;
+        return Some(ModelError::Unsupported(format!("the family {family} has keys and values in f32 only")));
+    }
+    let words = || {
+        format!(
+            "keys and values of type {} need heads of a multiple of 32 values, not of {head_dim}",
+            kv.name()
+        )
+    };
+    (!kv.holds(head_dim)).then(|| ModelError::Unsupported(words()))
 }
 
 fn too_large(memory: &memory::Memory) -> Option<ModelError> {

@@ -194,7 +194,10 @@ fn memory(lines: &mut Lines, memory: &Memory) {
     if memory.weights_copies_bytes > 0 {
         lines.add("", format!("up to {} of copies for kernels", bytes(memory.weights_copies_bytes)));
     }
-    lines.add("kv cache", format!("{} for each token, in f32", bytes(memory.kv_bytes_per_token)));
+    lines.add(
+        "kv cache",
+        format!("{} for each token, in {}", bytes(memory.kv_bytes_per_token), memory.kv_type),
+    );
     lines.known("this machine", &memory.machine, machine_text);
     if let Known::Is(machine) = &memory.machine {
         lines.add("", room_text(memory, machine));

@@ -28,6 +28,8 @@ pub fn plan(args: &EngineArgs, device: &Device, max_sequences: u32) -> LoadPlan 
         max_sequences,
         threads: args.threads.unwrap_or_else(environment::usable_threads) as u32,
         weight_dtype: dtype::AUTO,
+        kv_dtype: args.kv_type.code(),
+        kv_bytes: args.kv_memory.unwrap_or(0),
         options: options(args, device),
     }
 }

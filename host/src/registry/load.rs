@@ -6,7 +6,7 @@ use abi_stable::std_types::{RString, RVec};
 use sconce_conformance::answers::{self, AnswerError};
 use sconce_conformance::{CaseReport, Report, Subject, run_cases};
 use sconce_formats::{Format, source::ModelSource as Files};
-use sconce_plugin_api::abi::codes::{device, dtype, source};
+use sconce_plugin_api::abi::codes::{device, source};
 use sconce_plugin_api::abi::{AbiError, Code, DeviceInfo, KeyValue, LoadRequest, ModelSource, PluginBox};
 use sconce_plugin_api::loader::open;
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,9 @@ pub struct LoadPlan {
     pub max_sequences: u32,
     pub threads: u32,
     pub weight_dtype: u32,
+    pub kv_dtype: u32,
+    /// Bytes of the KV cache.
+    pub kv_bytes: u64,
     pub options: Vec<(String, String)>,
 }
 
@@ -227,12 +230,12 @@ fn wire_request(files: &Files, plan: &LoadPlan) -> Result<LoadRequest, ModelErro
         devices: RVec::from(vec![plan.device]),
         source: wire_source(files)?,
         weight_dtype: plan.weight_dtype,
-        kv_dtype: dtype::AUTO,
+        kv_dtype: plan.kv_dtype,
         max_context: plan.max_context,
         max_batch_tokens: plan.max_batch_tokens,
         max_sequences: plan.max_sequences,
         threads: plan.threads,
-        kv_bytes: 0,
+        kv_bytes: plan.kv_bytes,
         options: key_values(&plan.options).into(),
         _r: [0; 16],
     })

@@ -54,12 +54,13 @@ fn what_a_plugin_lacks_is_skipped() {
     let sharing = ["fork_equals_recomputation", "truncate_equals_recomputation", "drafts_equal_single_steps"];
     let best = ["best_tokens_agree_with_full_rows", "bias_and_masks_are_applied"];
     check("no_batch", &["batch_equals_alone"]);
-    check("no_fork", &sharing[..1]);
+    let room = ["shared_forks_take_no_room"];
+    check("no_fork", &[&sharing[..1], &room].concat());
     check("no_truncate", &sharing[1..]);
     check("no_want_all", &sharing[2..]);
     check("no_hidden", &["hidden_rows_agree"]);
     check("no_topk", &best);
-    let none = [&["batch_equals_alone"], &sharing[..], &["hidden_rows_agree"], &best].concat();
+    let none = [&["batch_equals_alone"], &sharing[..], &["hidden_rows_agree"], &best, &room].concat();
     check("no_batch,no_fork,no_truncate,no_want_all,no_topk,no_hidden", &none);
 }
 
@@ -86,7 +87,8 @@ const FAULTS: &[(&str, &[&str])] = &[
             "drafts_equal_single_steps",
         ],
     ),
-    ("fork_off", &["fork_equals_recomputation"]),
+    // Its forks write, and so do not share.
+    ("fork_off", &["fork_equals_recomputation", "shared_forks_take_no_room"]),
     ("truncate_off", &["truncate_equals_recomputation", "drafts_equal_single_steps"]),
     ("wrong_numbers", &["answers_are_right"]),
     ("wrong_unless_quirk", &[]),
@@ -129,7 +131,8 @@ const TAMPERS: &[(Tamper, &[&str])] = &[
     (Tamper::UnpackedRows, &["wanted_rows_agree"]),
     (Tamper::UnpackedHidden, &["hidden_rows_agree"]),
     (Tamper::BindingHints, &["many_sequences_equal_alone"]),
-    (Tamper::LostForks, &["kv_full_is_atomic", "free_returns_memory"]),
+    (Tamper::LostForks, &["kv_full_is_atomic", "shared_forks_take_no_room", "free_returns_memory"]),
+    (Tamper::CostlyForks, &["shared_forks_take_no_room"]),
     (Tamper::HarmfulTrim, &["trim_leaves_no_trace"]),
     (
         Tamper::CountsLoads,

@@ -11,6 +11,7 @@ use sconce_plugin_api::sdk::{self, ModelCheck, ModelSource, codes::dtype};
 use crate::adapter;
 use crate::error::{EngineError, not_supported};
 use crate::load::{device_bytes, model_source};
+use crate::ops::Place;
 use crate::target::{DenseAs, Types};
 
 /// Checks a model for a backend that computes in `compute` (its automatic choice first).
@@ -19,9 +20,8 @@ use crate::target::{DenseAs, Types};
 /// NOT_FOUND, BAD_MODEL_FILE. A model of a kind that is not supported is no error: `supported` is 0.
 pub fn check_model(source: &ModelSource, compute: &[DType]) -> sdk::Result<ModelCheck> {
     let answer = match model_source(source).and_then(|files| Ok(sconce_formats::model::open(files, None)?)) {
-        Ok(header) => {
-            Types::choose(compute, dtype::AUTO, dtype::AUTO).map(|types| supported(source, &header, types))
-        }
+        Ok(header) => Types::choose(compute, Place::Tensors, dtype::AUTO, dtype::AUTO)
+            .map(|types| supported(source, &header, types)),
         Err(EngineError::Format(error)) if not_supported(&error) => Ok(unsupported(source, &error)),
         Err(error) => Err(error),
     };
@@ -39,7 +39,7 @@ fn supported(source: &ModelSource, header: &ModelHeader, types: Types) -> ModelC
         supported: 1,
         parameters: config.parameters(),
         weights_bytes: header.loaded().map(|tensor| device_bytes(tensor, types).0).sum(),
-        kv_bytes_per_token: config.kv_bytes_per_token(types.compute.size_in_bytes()),
+        kv_bytes_per_token: types.kv.bytes(config.kv_bytes_per_token(1)),
         max_context: u32::try_from(config.context_length).unwrap_or(u32::MAX),
         vocab: config.vocab_size as u32,
         ..blank(source)

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use sconce_formats::Activation;
 
 use crate::matrix::{Linear, Matrix};
-use crate::ops::{CandleOps, Ops, Scoring, Span};
+use crate::ops::{CandleOps, Ops, Place, Scoring, Span};
 use attention::Job;
 use simd::Kernel;
 
@@ -55,13 +55,17 @@ impl Ops for CpuOps {
         }
     }
 
+    fn place(&self) -> Place {
+        Place::Host
+    }
+
     fn attention(&self, q: &Tensor, spans: &[Span<'_>], scoring: Scoring) -> Result<Tensor> {
         let (tokens, heads, head_dim) = q.dims3()?;
-        let mixed = match attention::handles(head_dim) {
-            true => with_f32(q, |q| with_spans(spans, |jobs| attention::run(q, heads, jobs, scoring))),
-            false => None,
+        let mixed = match jobs(spans).filter(|_| attention::handles(head_dim)) {
+            Some(jobs) => with_f32(q, |q| attention::run(q, heads, &jobs, scoring)),
+            None => None,
         };
-        match mixed.flatten() {
+        match mixed {
             Some(values) => Tensor::from_vec(values, (tokens, heads * head_dim), &Device::Cpu),
             None => CandleOps.attention(q, spans, scoring),
         }
@@ -111,21 +115,11 @@ fn with_f32<T>(tensor: &Tensor, body: impl FnOnce(&[f32]) -> T) -> Option<T> {
     f32_slice(&storage, layout).map(body)
 }
 
-/// Gives `body` the spans as slices; `None` unless all keys and values are contiguous f32.
-fn with_spans<T>(spans: &[Span<'_>], body: impl FnOnce(&[Job<'_>]) -> T) -> Option<T> {
-    let guards: Vec<_> =
-        spans.iter().map(|span| (span.keys.storage_and_layout(), span.values.storage_and_layout())).collect();
-    let mut jobs = Vec::with_capacity(spans.len());
-    for (span, ((keys, keys_layout), (values, values_layout))) in spans.iter().zip(&guards) {
-        jobs.push(Job {
-            tokens: span.rows.len(),
-            past: span.past,
-            kv_heads: keys_layout.dims().get(1).copied()?,
-            keys: f32_slice(keys, keys_layout)?,
-            values: f32_slice(values, values_layout)?,
-        });
-    }
-    Some(body(&jobs))
+/// What the kernel is to do; `None` unless all of the cache is in the host's memory.
+fn jobs<'a>(spans: &[Span<'a>]) -> Option<Vec<Job<'a>>> {
+    let job =
+        |span: &Span<'a>| Some(Job { tokens: span.rows.len(), past: span.past, cache: span.cached.host()? });
+    spans.iter().map(job).collect()
 }
 
 /// See [`Ops::gate`]; `None` for tensors that are not f32 in host memory.

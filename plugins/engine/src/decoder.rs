@@ -15,7 +15,7 @@ use sconce_formats::ModelConfig;
 use sconce_formats::tensors::Role;
 
 use crate::error::Result;
-use crate::kv::Sequence;
+use crate::kv::{Sequence, Store};
 use crate::matrix::{Linear, Matrix};
 use crate::ops::{Norm, Ops};
 use crate::rope::{RopeRows, RopeTable};
@@ -107,10 +107,15 @@ impl Decoder {
         &self.config
     }
 
-    /// Runs a step. Writes keys and values behind the sequences' ends and leaves their lengths alone.
+    /// Runs a step. Writes keys and values into `store`, behind the sequences' ends, and leaves their lengths alone.
     ///
     /// `poll` is asked before each layer and stops the step with its error. `None` if no row is wanted.
-    pub fn forward(&mut self, step: &Step<'_>, poll: impl Fn() -> Result<()>) -> Result<Option<Rows>> {
+    pub fn forward(
+        &mut self,
+        step: &Step<'_>,
+        store: &mut Store,
+        poll: impl Fn() -> Result<()>,
+    ) -> Result<Option<Rows>> {
         let positions = positions(step);
         let rows = |table: &mut RopeTable| table.rows(&positions);
         let ropes = self.ropes.iter_mut().map(rows).collect::<candle_core::Result<Vec<_>>>()?;
@@ -119,7 +124,7 @@ impl Decoder {
         for (layer, block) in self.blocks.iter().enumerate() {
             poll()?;
             let rope = self.config.layers[layer].rope.map(|rope| &ropes[rope]);
-            x = self.block(&x, block, layer, step, rope)?;
+            x = self.block(&x, block, (layer, store), step, rope)?;
         }
         poll()?;
         match step.wanted {
@@ -132,12 +137,12 @@ impl Decoder {
         &self,
         x: &Tensor,
         block: &Block,
-        layer: usize,
+        cache: (usize, &mut Store),
         step: &Step<'_>,
         rope: Option<&RopeRows>,
     ) -> Result<Tensor> {
         let normed = self.normed(x, &block.attn_norm)?;
-        let attended = block.attention.forward(&*self.ops, &normed, layer, step, rope)?;
+        let attended = block.attention.forward(&*self.ops, &normed, cache, step, rope)?;
         let attended = self.normed(&attended, &block.attn_post_norm)?;
         let attended = scaled(attended, self.config.residual_scale)?;
         let sum = (x + attended)?;

@@ -64,6 +64,14 @@ pub enum EngineError {
         /// What to do.
         fix: &'static str,
     },
+    /// The device does not give what the KV cache was to take.
+    #[error("the {bytes} bytes of the KV cache cannot be had; give it less memory or a shorter context")]
+    NoMemory {
+        /// What was asked for.
+        bytes: u64,
+        /// What the device says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The KV budget has no room for a step.
     #[error("the KV cache has {free_tokens} of {total_tokens} tokens free, {need_tokens} more are needed")]
     KvFull {
@@ -128,7 +136,7 @@ impl EngineError {
             }
             Self::Unsupported { .. } => Code::UNSUPPORTED,
             Self::Option { .. } | Self::BeyondEnd { .. } => Code::INVALID_ARGUMENT,
-            Self::OutOfMemory { .. } => Code::OUT_OF_MEMORY,
+            Self::OutOfMemory { .. } | Self::NoMemory { .. } => Code::OUT_OF_MEMORY,
             Self::KvFull { .. } | Self::TooManySequences { .. } => Code::KV_FULL,
             Self::ContextOverflow { .. } => Code::CONTEXT_OVERFLOW,
             Self::Stale(_) => Code::STALE_SEQUENCE,

@@ -11,15 +11,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use candle_core::{DType, Tensor};
+use sconce_formats::memory::KvType;
 use sconce_plugin_api::abi_stable::std_types::RVec;
 use sconce_plugin_api::sdk::codes::{caps, dtype};
-use sconce_plugin_api::sdk::{self, Batch, Chunk, Executor, ForwardStats, ModelInfo, Outputs, Reserve};
+use sconce_plugin_api::sdk::{
+    self, Batch, Chunk, Executor, ForwardStats, ModelInfo, Outputs, Reserve, Sequences,
+};
 
 use crate::decoder::{Decoder, Part, Rows, Step};
 use crate::error::{EngineError, Result};
-use crate::kv::{BLOCK, Demand, KvCache, Sequence};
+use crate::kv::{self, BLOCK, Demand, KvCache, Sequence};
 use crate::stats::Counters;
-use crate::target::wire;
+use crate::target::{kv_wire, wire};
 
 /// Tokens of a step that is longer than a batch of decoding sequences and too short for the kernels of long ones.
 const SHORT_STEP: usize = 24;
@@ -27,7 +30,8 @@ const SHORT_STEP: usize = 24;
 const LONG_STEP: usize = 64;
 
 /// What every executor of this engine can do.
-pub const CAPS: u64 = caps::FORK | caps::TRUNCATE | caps::WANT_ALL | caps::BATCH | caps::HIDDEN;
+pub const CAPS: u64 =
+    caps::FORK | caps::FORK_SHARED | caps::TRUNCATE | caps::WANT_ALL | caps::BATCH | caps::HIDDEN;
 
 /// What a load found and chose.
 pub(crate) struct Facts {
@@ -36,6 +40,7 @@ pub(crate) struct Facts {
     /// Of the quantised ones, those that were packed to Q8_0.
     pub packed_bytes: u64,
     pub compute: DType,
+    pub kv: KvType,
     pub max_context: usize,
 }
 
@@ -55,10 +60,11 @@ impl EngineExecutor {
     /// Runs a step whose room is claimed, and writes its rows.
     fn step(&mut self, batch: &Batch<'_>, out: &mut Outputs<'_>) -> Result<usize> {
         let wanted = batch.wanted_tokens();
-        let parts = batch.chunks.iter().map(|chunk| part(&self.cache, chunk)).collect::<Result<_>>()?;
+        let (table, store) = self.cache.parts();
+        let parts = batch.chunks.iter().map(|chunk| part(table, chunk)).collect::<Result<_>>()?;
         let step = Step { tokens: batch.tokens, parts, wanted: &wanted };
         let poll = || batch.check_cancelled().map_err(|_| EngineError::Cancelled);
-        if let Some(rows) = self.decoder.forward(&step, poll)? {
+        if let Some(rows) = self.decoder.forward(&step, store, poll)? {
             write(&rows, batch, out)?;
         }
         Ok(wanted.len())
@@ -69,22 +75,31 @@ impl EngineExecutor {
         let claim = self.cache.reserve(&demands)?;
         let done = self.step(batch, out);
         match done {
-            Ok(_) => self.cache.commit(&demands)?,
+            Ok(_) => self.cache.commit(claim, &demands)?,
             Err(_) => self.cache.release(claim),
         }
         done
     }
 
-    /// One step of `tokens` tokens on a sequence of its own.
+    /// One step of `tokens` tokens, or as many as there is room for, on a sequence of its own.
     fn warm(&mut self, tokens: usize, rows: usize) -> Result<()> {
-        let sequence = self.cache.scratch(tokens)?;
+        let sequence = self.cache.scratch(tokens);
+        let warmed = match tokens.min(sequence.room()) {
+            0 => Ok(()),
+            tokens => self.warm_with(&sequence, tokens, rows),
+        };
+        self.cache.retire(sequence);
+        warmed
+    }
+
+    fn warm_with(&mut self, sequence: &Sequence, tokens: usize, rows: usize) -> Result<()> {
         let wanted: Vec<u32> = (tokens.saturating_sub(rows)..tokens).map(|row| row as u32).collect();
         let step = Step {
             tokens: &vec![0; tokens],
-            parts: vec![Part { rows: 0..tokens, sequence: &sequence }],
+            parts: vec![Part { rows: 0..tokens, sequence }],
             wanted: &wanted,
         };
-        self.decoder.forward(&step, || Ok(()))?;
+        self.decoder.forward(&step, self.cache.parts().1, || Ok(()))?;
         Ok(())
     }
 
@@ -120,20 +135,20 @@ impl Executor for EngineExecutor {
             max_context: u32::try_from(self.facts.max_context).unwrap_or(u32::MAX),
             block_size: BLOCK as u32,
             weights_bytes: self.facts.quantised_bytes + self.facts.dense_bytes,
-            kv_bytes_per_token: config.kv_bytes_per_token(self.facts.compute.size_in_bytes()),
+            kv_bytes_per_token: self.facts.kv.bytes(config.kv_bytes_per_token(1)),
             kv_capacity_tokens: self.cache.total_tokens() as u64,
             caps: CAPS,
             compute_dtype: compute,
             weight_dtype: weights,
-            kv_dtype: compute,
+            kv_dtype: kv_wire(self.facts.kv),
             _pad: 0,
             ext: RVec::new(),
             _r: [0; 8],
         }
     }
 
-    fn seq_create(&mut self, hint: u32) -> sdk::Result<u64> {
-        let created = self.cache.create(hint as usize);
+    fn seq_create(&mut self, _hint: u32) -> sdk::Result<u64> {
+        let created = self.cache.create();
         self.answer(created)
     }
 
@@ -147,8 +162,8 @@ impl Executor for EngineExecutor {
         self.answer(truncated)
     }
 
-    fn seq_fork(&mut self, src: u64, len: u32, hint: u32) -> sdk::Result<u64> {
-        let forked = self.cache.fork(src, len as usize, hint as usize);
+    fn seq_fork(&mut self, src: u64, len: u32, _hint: u32) -> sdk::Result<u64> {
+        let forked = self.cache.fork(src, len as usize);
         self.answer(forked)
     }
 
@@ -159,7 +174,7 @@ impl Executor for EngineExecutor {
     fn kv_reserve(&mut self, demands: &[Reserve]) -> sdk::Result<()> {
         let demands: Vec<Demand> = demands.iter().map(|demand| (demand.seq, demand.extra as usize)).collect();
         // The host keeps what it reserved until it truncates or frees the sequence.
-        let reserved = self.cache.reserve(&demands).map(|_claim| ());
+        let reserved = self.cache.reserve(&demands).map(|claim| self.cache.keep(claim));
         self.answer(reserved)
     }
 
@@ -183,10 +198,9 @@ impl Executor for EngineExecutor {
     }
 }
 
-fn part<'a>(cache: &'a KvCache, chunk: &Chunk) -> Result<Part<'a>> {
+fn part<'a>(table: &'a Sequences<Sequence>, chunk: &Chunk) -> Result<Part<'a>> {
     let rows = chunk.start as usize..(chunk.start + chunk.len) as usize;
-    let sequence: &Sequence = cache.get(chunk.seq)?;
-    Ok(Part { rows, sequence })
+    Ok(Part { rows, sequence: kv::find(table, chunk.seq)? })
 }
 
 /// Copies the rows of a step into the host's buffers.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use sconce_formats::memory::{self, Held};
+use sconce_formats::memory::{self, Held, KvType};
 use sconce_formats::tensors::{Role, Slot};
 use sconce_formats::{ElementType, Format, ModelHeader, ModelSource, TensorEntry};
 use sconce_plugin_api::sdk::codes::{dtype, source, stage};
@@ -22,6 +22,9 @@ use crate::weights::{Weights, report};
 const CONFIG_OVERRIDES: &str = "config_overrides";
 /// Option that says what becomes of weights that are dense in the file: `auto`, `f32` or `q8_0`.
 const DENSE_WEIGHTS: &str = "dense_weights";
+
+/// Bytes of an automatic KV cache on a device that does not tell what is free.
+const UNKNOWN_BUDGET: u64 = 4 << 30;
 
 /// Loads a model onto `target`.
 ///
@@ -42,7 +45,7 @@ fn load_onto(
     request: &LoadRequest,
     progress: &mut Progress<'_>,
 ) -> Result<Loaded<AnyExecutor>> {
-    let types = Types::choose(target.compute, request.weight_dtype, request.kv_dtype)?;
+    let types = Types::choose(target.compute, target.ops.place(), request.weight_dtype, request.kv_dtype)?;
     let options = Options::of(request);
     let overrides = overrides(&options)?;
     let dense = dense_weights(&options)?;
@@ -101,6 +104,7 @@ fn load_decoder(
     progress: &mut Progress<'_>,
 ) -> Result<Loaded<EngineExecutor>> {
     let types = types.settle(dense, header.config.parameters());
+    check_heads_fit(header, types.kv)?;
     say_types(header, types, dense);
     check_weights_fit(&target, header, types)?;
     let context = context(request, header);
@@ -112,6 +116,7 @@ fn load_decoder(
         dense_bytes: weights.dense_bytes,
         packed_bytes: weights.packed_bytes,
         compute: types.compute,
+        kv: types.kv,
         max_context: context,
     };
     let cache = cache(&target, request, header, &facts)?;
@@ -200,14 +205,19 @@ fn check_weights_fit(target: &Target, header: &ModelHeader, types: Types) -> Res
     let on_host = target.device.is_cpu();
     let sizes = header.loaded().map(|tensor| device_bytes(tensor, types));
     let need_bytes = sizes.filter(|(_, allocated)| *allocated || !on_host).map(|(bytes, _)| bytes).sum();
-    check_fits(target, need_bytes, "use a quantised version of the model, a smaller model or more memory")
+    let need = ("the model's weights", need_bytes);
+    check_fits(target, need, "use a quantised version of the model, a smaller model or more memory")
 }
 
-/// Refuses weights that cannot fit before reading them for minutes.
-pub(crate) fn check_fits(target: &Target, need_bytes: u64, fix: &'static str) -> Result<()> {
+/// Refuses what cannot fit, before it is taken.
+pub(crate) fn check_fits(
+    target: &Target,
+    (what, need_bytes): (&'static str, u64),
+    fix: &'static str,
+) -> Result<()> {
     match (target.free_memory)() {
         Some(free_bytes) if need_bytes > free_bytes => {
-            Err(EngineError::OutOfMemory { what: "the model's weights", need_bytes, free_bytes, fix })
+            Err(EngineError::OutOfMemory { what, need_bytes, free_bytes, fix })
         }
         _ => Ok(()),
     }
@@ -219,7 +229,9 @@ fn cache(target: &Target, request: &LoadRequest, header: &ModelHeader, facts: &F
         layers: config.layers.len(),
         kv_heads: config.kv_heads,
         head_dim: config.head_dim,
-        dtype: facts.compute,
+        ty: facts.kv,
+        place: target.ops.place(),
+        compute: facts.compute,
         device: target.device.clone(),
     };
     let sequences = request.max_sequences.max(1) as usize;
@@ -238,15 +250,29 @@ fn cache(target: &Target, request: &LoadRequest, header: &ModelHeader, facts: &F
             fix: "give the KV cache more memory, or use a smaller model",
         });
     }
-    tracing::debug!(tokens = blocks * BLOCK, bytes = blocks as u64 * per_block, "sized the KV cache");
-    Ok(KvCache::new(layout, Limits { blocks, sequences, context: facts.max_context }))
+    let bytes = blocks as u64 * per_block;
+    check_fits(target, ("the KV cache", bytes), "give it less memory, or a type that takes less")?;
+    tracing::debug!(tokens = blocks * BLOCK, bytes, "sized the KV cache");
+    KvCache::new(&layout, Limits { blocks, sequences, context: facts.max_context })
 }
 
-/// Bytes an automatic budget takes; unlimited where nobody can tell what is free.
+/// Refuses a type that cannot hold the model's heads.
+fn check_heads_fit(header: &ModelHeader, kv: KvType) -> Result<()> {
+    let head_dim = header.config.head_dim;
+    if kv.holds(head_dim) {
+        return Ok(());
+    }
+    Err(EngineError::Unsupported {
+        what: format!("a KV cache of type {} for heads of {head_dim} values, no multiple of 32,", kv.name()),
+        fix: "ask for `auto`, float32, float16 or bfloat16".to_owned(),
+    })
+}
+
+/// Bytes an automatic budget takes; a modest number where nobody can tell what is free.
 fn share_of_free(target: &Target, facts: &Facts) -> u64 {
     match (target.free_memory)() {
         Some(free) => memory::kv_budget(free, facts.quantised_bytes, target.packed_share),
-        None => u64::MAX,
+        None => UNKNOWN_BUDGET,
     }
 }
 

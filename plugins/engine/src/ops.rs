@@ -11,6 +11,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::ops as nn;
 use sconce_formats::{Activation, RopeLayout};
 
+pub use crate::kv::{Cached, Paged, Place};
 use crate::matrix::Linear;
 pub use crate::rope::RopeRows;
 
@@ -20,10 +21,8 @@ pub struct Span<'a> {
     pub rows: Range<usize>,
     /// Tokens the sequence had before the step; the first row stands at this position.
     pub past: usize,
-    /// `[past + rows, kv_heads, head_dim]`, contiguous, those of this step included.
-    pub keys: &'a Tensor,
-    /// As `keys`.
-    pub values: &'a Tensor,
+    /// Keys and values of `past + rows` tokens, those of this step included.
+    pub cached: Cached<'a>,
 }
 
 /// How queries are compared with keys.
@@ -123,6 +122,11 @@ pub trait Ops: Send + Sync {
     /// A failing device.
     fn gate(&self, activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
         self.activate(activation, gate)? * up
+    }
+
+    /// Where the KV cache lies that [`Ops::attention`] reads.
+    fn place(&self) -> Place {
+        Place::Tensors
     }
 
     /// Causal attention of every span over its own sequence.

@@ -3,8 +3,10 @@
 //! The host says it before a load and the engine acts by it, so the rules are here for both. Allocating is the
 //! engine's work; the numbers of another device than the CPU are its plugin's.
 
+mod kv;
 mod machine;
 
+pub use kv::KvType;
 pub use machine::{Memory, machine};
 
 use crate::tensors::{Part, Role, Slot};
@@ -16,7 +18,11 @@ pub const PACK_FROM: u64 = 1_000_000_000;
 /// Values in a block of Q8_0.
 pub const Q8_0_BLOCK: usize = 32;
 /// Tokens in a block, the unit of the KV cache.
-pub const KV_BLOCK: usize = 16;
+///
+/// Two registers of the widest kind hold one element of each of its keys. A head's keys are then 8 KiB in f32 and
+/// 2 KiB in eight bits, enough to stream at the speed of the memory; a sequence wastes 16 tokens on average, and a fork
+/// copies at most 31.
+pub const KV_BLOCK: usize = 32;
 /// Bytes of a block of Q8_0: its values and a scale of two.
 const Q8_0_BLOCK_BYTES: u64 = 34;
 /// Share of the memory left beside weights and packed copies that an automatic KV cache takes.

@@ -132,14 +132,43 @@ pub fn reservations_are_whole(bench: &mut Bench<'_>) -> Outcome {
     model.agree("a sequence in reserved memory", &expected, &row)
 }
 
+/// As many forks as there may be, at the end of a block, leave the rest of the cache to who comes next.
+pub fn shared_forks_take_no_room(bench: &mut Bench<'_>) -> Outcome {
+    let shared = bench.model()?;
+    shared.need(caps::FORK | caps::FORK_SHARED)?;
+    shared.need_growth()?;
+    let mut model = bench.small()?;
+    let block = model.info.block_size.max(1);
+    let room = (model.info.kv_capacity_tokens as u32).min(model.info.max_context) / block * block;
+    let len = room - block;
+    let prompt = model.prompt(66, room as usize);
+    let src = model.create()?;
+    model.feed(src, &prompt[..len as usize])?;
+    let before = used(&model);
+    let mut last = src;
+    for _ in 1..model.max_sequences {
+        last = model.fork(last, len)?;
+    }
+    let after = used(&model);
+    ensure(before == after, || {
+        format!("kv_used_tokens was {before:?} and is {after:?} after forks that share")
+    })?;
+    let rest = model.feed(last, &prompt[len as usize..]);
+    rest.map(drop).map_err(|_| {
+        crate::bench::Stop::Failed(format!("forks of {len} of {room} tokens leave no room for a block"))
+    })
+}
+
+/// The figure of tokens in blocks that are taken, if the plugin has it.
+fn used(model: &Model) -> Option<f64> {
+    let figures = model.stats.metrics();
+    let figure = figures.iter().find(|figure| figure.name == "kv_used_tokens");
+    figure.map(|figure| figure.value)
+}
+
 /// Many times the cache goes through it, as long as each sequence is freed.
 pub fn free_returns_memory(bench: &mut Bench<'_>) -> Outcome {
     let mut model = bench.small()?;
-    let used = |model: &Model| {
-        let figures = model.stats.metrics();
-        let figure = figures.iter().find(|figure| figure.name == "kv_used_tokens");
-        figure.map(|figure| figure.value)
-    };
     let before = used(&model);
     let half = (model.info.kv_capacity_tokens / 2).min(model.info.max_context.into()) as usize;
     let prompt = model.prompt(65, half);

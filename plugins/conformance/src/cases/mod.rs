@@ -42,6 +42,7 @@ pub const ALL: &[(&str, Case)] = &[
     ("context_overflow_is_atomic", memory::context_overflow_is_atomic),
     ("kv_full_is_atomic", memory::kv_full_is_atomic),
     ("reservations_are_whole", memory::reservations_are_whole),
+    ("shared_forks_take_no_room", memory::shared_forks_take_no_room),
     ("free_returns_memory", memory::free_returns_memory),
     ("reload_equals_first", loading::reload_equals_first),
     ("another_thread_equals_first", loading::another_thread_equals_first),

@@ -46,6 +46,8 @@ pub enum Tamper {
     BindingHints,
     /// In a small cache forks are refused, and the sequence made for them is lost.
     LostForks,
+    /// In a small cache forks are said to share, and take a block.
+    CostlyForks,
     /// Trimming changes later rows.
     HarmfulTrim,
     /// Loads do not hear the host's no.
@@ -216,7 +218,14 @@ impl Executor for ProxyExecutor {
                 .seq_create(0)
                 .and_then(|_| RResult::RErr(AbiError::new(Code::KV_FULL, "full")));
         }
-        self.with.answer(self.inner.seq_fork(src, len, hint), || Some(u64::MAX))
+        let fork = self.inner.seq_fork(src, len, hint);
+        if let (Tamper::CostlyForks, 64, RResult::ROk(seq)) =
+            (self.with, self.inner.info().kv_capacity_tokens, &fork)
+        {
+            let block = Reserve { seq: *seq, extra: 16, _r: 0 };
+            let _ = self.inner.kv_reserve(RSlice::from_slice(&[block]));
+        }
+        self.with.answer(fork, || Some(u64::MAX))
     }
 
     fn seq_len(&mut self, seq: u64) -> Res<u32> {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use candle_core::DType;
 use sconce_formats::config::long_tail_settings;
-use sconce_formats::memory;
+use sconce_formats::memory::{self, KvType};
 use sconce_formats::{FormatError, ModelHeader};
 use sconce_plugin_api::sdk::codes::dtype;
 use sconce_plugin_api::sdk::{KeyValue, LoadRequest, Loaded, ModelInfo, Progress};
@@ -21,7 +21,7 @@ use crate::target::{DenseAs, Target, Types};
 use crate::weights::{Weights, report};
 
 /// Everything is computed in the type the reference is compared in.
-const COMPUTE: Types = Types { compute: DType::F32, expand: false, dense: DenseAs::Compute };
+const COMPUTE: Types = Types { compute: DType::F32, expand: false, dense: DenseAs::Compute, kv: KvType::F32 };
 
 /// Positions that a file may claim for itself: the models make tables for all of them.
 const MOST_UNASKED: usize = 1 << 20;
@@ -50,9 +50,16 @@ pub(crate) fn load(
             fix: "ask for `auto` or float32".to_owned(),
         });
     }
+    if asked.kv != COMPUTE.kv {
+        return Err(EngineError::Unsupported {
+            what: format!("a KV cache of type {} for the family {name}", asked.kv.name()),
+            fix: "ask for `auto` or float32".to_owned(),
+        });
+    }
     let settings = settings(header, overrides)?;
     // There is no quantised version to turn to: these families come from safetensors only.
-    check_fits(target, weights_bytes(header), "use a smaller model or more memory")?;
+    let need = ("the model's weights", weights_bytes(header));
+    check_fits(target, need, "use a smaller model or more memory")?;
     let context = longest(family, request, header);
     let recipe = recipe(family, target, header, &settings, context, progress)?;
     let limits = limits(target, request, header, &recipe, context)?;

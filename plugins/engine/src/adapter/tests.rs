@@ -1,12 +1,14 @@
 use std::path::Path;
 
 use candle_core::DType;
+use sconce_plugin_api::sdk::codes::dtype;
 use sconce_plugin_api::sdk::{Code, Progress};
 use serde_json::Map;
 
 use super::*;
 use crate::cpu::CpuOps;
 use crate::load::model_source;
+use crate::ops::Place;
 use crate::target::{DenseAs, Types};
 use crate::testing::{Logits, assert_close, distance, noise, request, target, tokens};
 
@@ -23,7 +25,8 @@ fn open_with(name: &str, change: impl FnOnce(&mut sdk::LoadRequest)) -> sdk::Res
     change(&mut request);
     let source = model_source(&request.source).expect("files");
     let header = sconce_formats::model::open(source, None).expect("a sound header");
-    let types = Types::choose(&[DType::F32], request.weight_dtype, 0).expect("float32");
+    let types = Types::choose(&[DType::F32], Place::Host, request.weight_dtype, request.kv_dtype);
+    let types = types.expect("offered");
     let types = types.settle(DenseAs::Undecided, 0);
     let target = target(Arc::new(CpuOps));
     let mut go_on = |_, _, _| true;
@@ -154,6 +157,15 @@ fn memory_is_what_the_request_allows() {
     assert_eq!((model.info.kv_bytes_per_token, model.info.heads), (0, 0));
     // One of three layers attends.
     assert_eq!(open("lfm2").info.kv_bytes_per_token, 2 * 2 * 8 * 4);
+}
+
+#[test]
+fn a_cache_of_another_type_is_refused_by_name() {
+    let error = open_with("gpt_bigcode", |request| request.kv_dtype = dtype::Q8_0).map(|_| ());
+    let error = error.expect_err("the models keep float32");
+    assert_eq!(error.code, Code::UNSUPPORTED);
+    assert!(error.message.contains("q8_0") && error.message.contains("gpt_bigcode"), "{error:?}");
+    open_with("gpt_bigcode", |request| request.kv_dtype = dtype::F32).expect("it loads");
 }
 
 #[test]

@@ -1,27 +1,25 @@
-//! Causal attention over f32 slices: keys and values of a key head are read once for all query heads
+//! Causal attention over the blocks of the KV cache: keys and values of a key head are read once for all query heads
 //! that share it.
 //!
-//! The work is cut into tiles of query rows (tokens × heads of one group). A tile walks its keys in
-//! blocks and keeps a running maximum and sum, so that scores never leave the cache. Many rows multiply
-//! with a transposed block of keys; a few (decoding) take plain dot products.
+//! The work is cut into tiles of query rows (tokens × heads of one group). A tile walks its sequence block by block,
+//! widens a block to f32 if it is stored as less, and keeps a running maximum and sum, so that scores never leave the
+//! processor's cache. Keys lie by element, so that a register holds one element of many keys and scores are sums of
+//! whole registers.
 //!
 //! Source: the running softmax of Milakov and Gimelshein 2018, as used by Dao et al. 2022.
 
 use rayon::prelude::*;
 
 use super::simd::{self, Kernel, exp, mul_add, tanh};
+use crate::kv::{BLOCK, HostLayer, Scratch, Side, widen};
 use crate::ops::Scoring;
 
-/// Values in the widest register; a multiple of every narrower one.
+/// Values in the widest register; a multiple of every narrower one, a divisor of a block of keys.
 const LANES: usize = 16;
-/// Query rows computed together.
+/// Query rows computed together, where there are so many.
 const GROUP: usize = 4;
-/// Keys per block.
-const KEYS: usize = 64;
 /// Query rows a tile has at most, except where one token's heads are more.
 const TILE_ROWS: usize = 64;
-/// Rows from which transposing a block of keys pays.
-const TRANSPOSE_ROWS: usize = 16;
 
 /// One sequence: its new tokens against all of its keys.
 pub(super) struct Job<'a> {
@@ -29,12 +27,8 @@ pub(super) struct Job<'a> {
     pub tokens: usize,
     /// Tokens before them.
     pub past: usize,
-    /// Key and value heads.
-    pub kv_heads: usize,
-    /// `[past + tokens, kv_heads, head_dim]`.
-    pub keys: &'a [f32],
-    /// As `keys`.
-    pub values: &'a [f32],
+    /// Keys and values of `past + tokens` tokens.
+    pub cache: HostLayer<'a>,
 }
 
 /// Whether heads of this size can be computed here.
@@ -50,7 +44,7 @@ pub(super) fn run(q: &[f32], heads: usize, jobs: &[Job<'_>], scoring: Scoring) -
     let mut rows = q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim));
     let mut tiles = Vec::new();
     for job in jobs {
-        cut(job, heads / job.kv_heads, scoring, &mut rows, &mut tiles);
+        cut(job, heads / job.cache.kv_heads(), scoring, &mut rows, &mut tiles);
     }
     tiles.into_par_iter().with_max_len(1).for_each(simd::dispatch);
     out
@@ -64,12 +58,9 @@ struct Tile<'a> {
     group: usize,
     /// Keys the first token sees.
     first_sees: usize,
-    /// Distance between one key and the next.
-    stride: usize,
-    /// Keys of this head: `[position * stride ..][..head_dim]`.
-    keys: &'a [f32],
-    /// As `keys`.
-    values: &'a [f32],
+    /// The key head.
+    head: usize,
+    cache: HostLayer<'a>,
     scoring: Scoring,
 }
 
@@ -81,18 +72,15 @@ fn cut<'a>(
     rows: &mut impl Iterator<Item = (&'a [f32], &'a mut [f32])>,
     tiles: &mut Vec<Tile<'a>>,
 ) {
-    let stride = job.keys.len() / (job.past + job.tokens);
-    let head_dim = stride / job.kv_heads;
     let tokens_per_tile = (TILE_ROWS / group).max(1);
     for start in (0..job.tokens).step_by(tokens_per_tile) {
         let first = tiles.len();
-        tiles.extend((0..job.kv_heads).map(|head| Tile {
+        tiles.extend((0..job.cache.kv_heads()).map(|head| Tile {
             rows: Vec::new(),
             group,
             first_sees: job.past + start + 1,
-            stride,
-            keys: &job.keys[head * head_dim..],
-            values: &job.values[head * head_dim..],
+            head,
+            cache: job.cache,
             scoring,
         }));
         let tokens = tokens_per_tile.min(job.tokens - start);
@@ -106,12 +94,10 @@ fn cut<'a>(
 
 /// What a tile keeps while it walks its keys. Rows are padded to whole groups with zeros.
 struct State {
-    /// `[rows, head_dim]`, scaled.
+    /// `[rows / N, head_dim, N]`, scaled: what is multiplied with the same key elements lies together.
     q: Vec<f32>,
-    /// `[rows, KEYS]`: scores, then their exponentials.
+    /// `[rows, BLOCK]`: scores, then their exponentials.
     scores: Vec<f32>,
-    /// `[head_dim, KEYS]`.
-    transposed: Vec<f32>,
     /// `[rows, head_dim]`: values weighted by exponentials.
     mixed: Vec<f32>,
     /// Largest score of each row.
@@ -122,20 +108,31 @@ struct State {
 
 impl Kernel for Tile<'_> {
     #[inline(always)]
-    fn run<const FMA: bool>(mut self) {
+    fn run<const FMA: bool>(self) {
+        match self.rows.len() {
+            1 => self.walk::<1, FMA>(),
+            2 => self.walk::<2, FMA>(),
+            _ => self.walk::<GROUP, FMA>(),
+        }
+    }
+}
+
+impl Tile<'_> {
+    /// Computes the tile, `N` rows at a time.
+    #[inline(always)]
+    fn walk<const N: usize, const FMA: bool>(mut self) {
         let head_dim = self.rows.first().map_or(0, |(q, _)| q.len());
-        let mut state = self.state(head_dim);
+        let mut state = self.state::<N>(head_dim);
+        let mut scratch = Scratch::new(head_dim);
         let keys = self.sees(self.rows.len() - 1);
-        for block in (self.first_key(0)..keys).step_by(KEYS) {
-            let count = KEYS.min(keys - block);
-            if self.rows.len() >= TRANSPOSE_ROWS {
-                self.transpose(&mut state, head_dim, block, count);
-                scores_transposed::<FMA>(&mut state, head_dim);
-            } else {
-                self.scores_by_dots::<FMA>(&mut state, head_dim, block, count);
-            }
-            self.soften::<FMA>(&mut state, head_dim, block, count);
-            self.mix::<FMA>(&mut state, head_dim, block, count);
+        for at in self.first_key(0) / BLOCK..keys.div_ceil(BLOCK) {
+            let count = BLOCK.min(keys - at * BLOCK);
+            let block = |side| self.cache.head(at, side, self.head);
+            let keys = widen::<FMA>(self.cache.ty(), Side::Keys, block(Side::Keys), &mut scratch);
+            score::<N, FMA>(&mut state, keys, head_dim);
+            self.soften::<FMA>(&mut state, head_dim, at * BLOCK, count);
+            let values = widen::<FMA>(self.cache.ty(), Side::Values, block(Side::Values), &mut scratch);
+            mix::<N, FMA>(&mut state, &values[..count * head_dim], head_dim);
         }
         for (row, (_, out)) in self.rows.iter_mut().enumerate() {
             let sum = state.sums[row];
@@ -144,22 +141,19 @@ impl Kernel for Tile<'_> {
             }
         }
     }
-}
 
-impl Tile<'_> {
-    fn state(&self, head_dim: usize) -> State {
-        let rows = self.rows.len().next_multiple_of(GROUP);
+    fn state<const N: usize>(&self, head_dim: usize) -> State {
+        let rows = self.rows.len().next_multiple_of(N);
         let (mut q, scale) = (vec![0.0; rows * head_dim], self.scoring.scale as f32);
-        for ((row, _), scaled) in self.rows.iter().zip(q.chunks_exact_mut(head_dim)) {
-            for (value, scaled) in row.iter().zip(scaled) {
-                *scaled = value * scale;
+        for (rows, group) in self.rows.chunks(N).zip(q.chunks_exact_mut(N * head_dim)) {
+            for (at, (row, _)) in rows.iter().enumerate() {
+                let scaled = group[at..].iter_mut().step_by(N);
+                row.iter().zip(scaled).for_each(|(value, scaled)| *scaled = value * scale);
             }
         }
-        let transposed = if self.rows.len() >= TRANSPOSE_ROWS { head_dim * KEYS } else { 0 };
         State {
             q,
-            scores: vec![0.0; rows * KEYS],
-            transposed: vec![0.0; transposed],
+            scores: vec![0.0; rows * BLOCK],
             mixed: vec![0.0; rows * head_dim],
             largest: vec![f32::NEG_INFINITY; rows],
             sums: vec![0.0; rows],
@@ -178,55 +172,19 @@ impl Tile<'_> {
         self.scoring.window.map_or(0, |window| self.sees(row).saturating_sub(window))
     }
 
-    #[inline(always)]
-    fn transpose(&self, state: &mut State, head_dim: usize, block: usize, count: usize) {
-        for key in 0..count {
-            let from = &self.keys[(block + key) * self.stride..][..head_dim];
-            for (value, column) in from.iter().zip(state.transposed.chunks_exact_mut(KEYS)) {
-                column[key] = *value;
-            }
-        }
-    }
-
-    /// Few rows: each key is loaded once for a group of rows.
-    #[inline(always)]
-    fn scores_by_dots<const FMA: bool>(
-        &self,
-        state: &mut State,
-        head_dim: usize,
-        block: usize,
-        count: usize,
-    ) {
-        let groups = state.q.chunks_exact(GROUP * head_dim).zip(state.scores.chunks_exact_mut(GROUP * KEYS));
-        for (q, scores) in groups {
-            for key in 0..count {
-                let keys = &self.keys[(block + key) * self.stride..][..head_dim];
-                let mut sums = [[0.0f32; LANES]; GROUP];
-                for (at, keys) in keys.chunks_exact(LANES).enumerate() {
-                    for (row, sums) in sums.iter_mut().enumerate() {
-                        add_product::<FMA>(sums, keys, &q[row * head_dim + at * LANES..][..LANES]);
-                    }
-                }
-                for (row, sums) in sums.iter().enumerate() {
-                    scores[row * KEYS + key] = sum(sums);
-                }
-            }
-        }
-    }
-
     /// Turns the scores of a block into exponentials against the running maximum, and rescales what was
     /// summed against an older one.
     #[inline(always)]
     fn soften<const FMA: bool>(&self, state: &mut State, head_dim: usize, block: usize, count: usize) {
         for row in 0..self.rows.len() {
-            let scores = &mut state.scores[row * KEYS..][..KEYS];
+            let scores = &mut state.scores[row * BLOCK..][..BLOCK];
             if let Some(cap) = self.scoring.softcap {
                 cap_scores::<FMA>(scores, cap as f32);
             }
             scores[self.sees(row).saturating_sub(block).min(count)..].fill(f32::NEG_INFINITY);
-            scores[..self.first_key(row).saturating_sub(block).min(KEYS)].fill(f32::NEG_INFINITY);
+            scores[..self.first_key(row).saturating_sub(block).min(BLOCK)].fill(f32::NEG_INFINITY);
             let before = state.largest[row];
-            let largest = scores.iter().fold(before, |a, b| a.max(*b));
+            let largest = largest(scores, before);
             if largest == f32::NEG_INFINITY {
                 // The window of this row begins behind the block: nothing to add, and no difference to take.
                 scores.fill(0.0);
@@ -247,28 +205,19 @@ impl Tile<'_> {
             }
         }
     }
+}
 
-    /// Adds the values of a block, weighted.
-    #[inline(always)]
-    fn mix<const FMA: bool>(&self, state: &mut State, head_dim: usize, block: usize, count: usize) {
-        let groups =
-            state.scores.chunks_exact(GROUP * KEYS).zip(state.mixed.chunks_exact_mut(GROUP * head_dim));
-        for (weights, mixed) in groups {
-            for at in (0..head_dim).step_by(LANES) {
-                let mut sums = [[0.0f32; LANES]; GROUP];
-                for key in 0..count {
-                    let values = &self.values[(block + key) * self.stride + at..][..LANES];
-                    for (row, sums) in sums.iter_mut().enumerate() {
-                        add_scaled::<FMA>(sums, weights[row * KEYS + key], values);
-                    }
-                }
-                for (row, sums) in sums.iter().enumerate() {
-                    let mixed = &mut mixed[row * head_dim + at..][..LANES];
-                    mixed.iter_mut().zip(sums).for_each(|(mixed, sum)| *mixed += sum);
-                }
-            }
+/// The largest of `scores` and `before`, register by register: one after the other each would wait for the last.
+#[inline(always)]
+fn largest(scores: &[f32], before: f32) -> f32 {
+    let mut lanes = [before; LANES];
+    for scores in scores.chunks_exact(LANES) {
+        for (lane, score) in lanes.iter_mut().zip(scores) {
+            // Not `f32::max`, which takes three instructions for what is no number.
+            *lane = if *score > *lane { *score } else { *lane };
         }
     }
+    lanes.iter().fold(before, |a, b| if *b > a { *b } else { a })
 }
 
 /// Source: Gemma Team 2024 (Gemma 2), section 2.
@@ -279,34 +228,53 @@ fn cap_scores<const FMA: bool>(scores: &mut [f32], cap: f32) {
     }
 }
 
-/// Many rows: a block of keys lies transposed, so that a register holds one element of many keys.
+/// Scores of all rows against a block of keys, `[head_dim, BLOCK]`.
 #[inline(always)]
-fn scores_transposed<const FMA: bool>(state: &mut State, head_dim: usize) {
-    let groups = state.q.chunks_exact(GROUP * head_dim).zip(state.scores.chunks_exact_mut(GROUP * KEYS));
+fn score<const N: usize, const FMA: bool>(state: &mut State, keys: &[f32], head_dim: usize) {
+    let groups = state.q.chunks_exact(N * head_dim).zip(state.scores.chunks_exact_mut(N * BLOCK));
     for (q, scores) in groups {
-        for at in (0..KEYS).step_by(LANES) {
-            let mut sums = [[0.0f32; LANES]; GROUP];
-            for (element, keys) in state.transposed.chunks_exact(KEYS).enumerate() {
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    add_scaled::<FMA>(sums, q[row * head_dim + element], &keys[at..at + LANES]);
+        for at in (0..BLOCK).step_by(LANES) {
+            let mut sums = [[0.0f32; LANES]; N];
+            for (q, keys) in q.as_chunks::<N>().0.iter().zip(keys[at..].chunks(BLOCK)) {
+                let Some(keys) = keys.first_chunk() else { continue };
+                for (sums, q) in sums.iter_mut().zip(q) {
+                    add_scaled::<FMA>(sums, *q, keys);
                 }
             }
             for (row, sums) in sums.iter().enumerate() {
-                scores[row * KEYS + at..][..LANES].copy_from_slice(sums);
+                scores[row * BLOCK + at..][..LANES].copy_from_slice(sums);
+            }
+        }
+    }
+}
+
+/// Adds the values of a block, `[tokens, head_dim]`, weighted.
+#[inline(always)]
+fn mix<const N: usize, const FMA: bool>(state: &mut State, values: &[f32], head_dim: usize) {
+    let groups = state.scores.chunks_exact(N * BLOCK).zip(state.mixed.chunks_exact_mut(N * head_dim));
+    for (scores, mixed) in groups {
+        let mut weights = [[0.0f32; N]; BLOCK];
+        for (row, scores) in scores.chunks_exact(BLOCK).enumerate() {
+            weights.iter_mut().zip(scores).for_each(|(weights, score)| weights[row] = *score);
+        }
+        for at in (0..head_dim).step_by(LANES) {
+            let mut sums = [[0.0f32; LANES]; N];
+            for (weights, values) in weights.iter().zip(values[at..].chunks(head_dim)) {
+                let Some(values) = values.first_chunk() else { continue };
+                for (sums, weight) in sums.iter_mut().zip(weights) {
+                    add_scaled::<FMA>(sums, *weight, values);
+                }
+            }
+            for (row, sums) in sums.iter().enumerate() {
+                let mixed = &mut mixed[row * head_dim + at..][..LANES];
+                mixed.iter_mut().zip(sums).for_each(|(mixed, sum)| *mixed += sum);
             }
         }
     }
 }
 
 #[inline(always)]
-fn add_product<const FMA: bool>(sums: &mut [f32; LANES], a: &[f32], b: &[f32]) {
-    for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-        *sum = mul_add::<FMA>(*a, *b, *sum);
-    }
-}
-
-#[inline(always)]
-fn add_scaled<const FMA: bool>(sums: &mut [f32; LANES], scale: f32, values: &[f32]) {
+fn add_scaled<const FMA: bool>(sums: &mut [f32; LANES], scale: f32, values: &[f32; LANES]) {
     for (sum, value) in sums.iter_mut().zip(values) {
         *sum = mul_add::<FMA>(scale, *value, *sum);
     }

@@ -7,6 +7,7 @@ use sconce_formats::tensors::Role;
 
 use super::{Part, Step};
 use crate::error::Result;
+use crate::kv::Store;
 use crate::matrix::Linear;
 use crate::ops::{Norm, Ops, RopeRows, Scoring, Span};
 use crate::weights::Weights;
@@ -47,11 +48,12 @@ impl Attention {
     }
 
     /// `x`: `[tokens, hidden]`; the answer has the same shape. `rope`: `None` for layers without positions.
+    /// Keys and values go to the layer that `store` is named with.
     pub fn forward(
         &self,
         ops: &dyn Ops,
         x: &Tensor,
-        layer: usize,
+        (layer, store): (usize, &mut Store),
         step: &Step<'_>,
         rope: Option<&RopeRows>,
     ) -> Result<Tensor> {
@@ -60,8 +62,11 @@ impl Attention {
         let q = self.placed(ops, &projected[0], self.heads, self.q_norm.as_ref(), rope)?;
         let k = self.placed(ops, &projected[1], self.kv_heads, self.k_norm.as_ref(), rope)?;
         let v = projected[2].reshape((tokens, self.kv_heads, self.head_dim))?;
-        let cached = step.parts.iter().map(|part| append(part, layer, &k, &v)).collect::<Result<Vec<_>>>()?;
-        let spans: Vec<Span<'_>> = step.parts.iter().zip(&cached).map(span).collect();
+        for part in &step.parts {
+            let own = |of: &Tensor| of.narrow(0, part.rows.start, part.rows.len());
+            store.append(layer, part.sequence.blocks(), part.sequence.len(), &own(&k)?, &own(&v)?)?;
+        }
+        let spans: Vec<Span<'_>> = step.parts.iter().map(|part| span(part, layer, store)).collect();
         let mixed = ops.attention(&q, &spans, self.scoring)?;
         Ok(ops.linear(&mixed, &self.o)?)
     }
@@ -89,14 +94,9 @@ impl Attention {
     }
 }
 
-/// Writes one sequence's new keys and values, and returns views of all it now has.
-fn append(part: &Part<'_>, layer: usize, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
-    let (start, new, past) = (part.rows.start, part.rows.len(), part.sequence.len());
-    let layer = part.sequence.layer(layer);
-    layer.write(&k.narrow(0, start, new)?, &v.narrow(0, start, new)?, past)?;
-    Ok(layer.view(past + new)?)
-}
-
-fn span<'a>((part, (keys, values)): (&Part<'_>, &'a (Tensor, Tensor))) -> Span<'a> {
-    Span { rows: part.rows.clone(), past: part.sequence.len(), keys, values }
+/// A sequence with all it has in one layer, this step included.
+fn span<'a>(part: &Part<'a>, layer: usize, store: &'a Store) -> Span<'a> {
+    let past = part.sequence.len();
+    let cached = store.cached(layer, part.sequence.blocks(), past + part.rows.len());
+    Span { rows: part.rows.clone(), past, cached }
 }

@@ -95,19 +95,21 @@ fn a_step_beyond_the_budget_changes_nothing() {
     let dir = tiny();
     let mut request = request(dir.path());
     // 3 layers × 2 × 2 heads × 16 values × 4 bytes a token.
-    request.kv_bytes = 64 * 768;
+    request.kv_bytes = (4 * BLOCK * 768) as u64;
     let mut model = Model::load(&request, Arc::new(CpuOps)).expect("it loads");
-    assert_eq!((model.info.kv_bytes_per_token, model.info.kv_capacity_tokens), (768, 64));
+    assert_eq!((model.info.kv_bytes_per_token, model.info.kv_capacity_tokens), (768, 4 * BLOCK as u64));
     let (a, b) = (model.sequence(), model.sequence());
-    model.step(&[(a, &prompt(30, 1), want::NONE)]).expect("two of four blocks");
+    let long = 2 * BLOCK - 2;
+    model.step(&[(a, &prompt(long, 1), want::NONE)]).expect("two of four blocks");
     let before = model.metric("kv_used_tokens");
-    let parts: [(u64, &[u32], u32); 2] = [(a, &prompt(17, 2), want::LAST), (b, &prompt(20, 3), want::LAST)];
+    let (tail, other) = (prompt(17, 2), prompt(BLOCK + 4, 3));
+    let parts: [(u64, &[u32], u32); 2] = [(a, &tail, want::LAST), (b, &other, want::LAST)];
     let error = model.step(&parts).expect_err("one and two blocks of two");
     assert_eq!(error.code, Code::KV_FULL, "{error:?}");
-    assert_eq!((model.len(a), model.len(b), model.metric("kv_used_tokens")), (30, 0, before));
-    let rows = model.step(&[(a, &prompt(17, 2), want::LAST)]).expect("what fits goes on");
-    let whole = model_rows(&request, &[prompt(30, 1), prompt(17, 2)].concat());
-    assert_close(&rows, &whole[46..], LIMIT);
+    assert_eq!((model.len(a), model.len(b), model.metric("kv_used_tokens")), (long as u32, 0, before));
+    let rows = model.step(&[(a, &tail, want::LAST)]).expect("what fits goes on");
+    let whole = model_rows(&request, &[prompt(long, 1), tail].concat());
+    assert_close(&rows, &whole[long + 16..], LIMIT);
 }
 
 fn model_rows(request: &sdk::LoadRequest, tokens: &[u32]) -> Logits {
@@ -136,7 +138,7 @@ fn a_cancelled_step_changes_nothing() {
 fn a_step_stops_between_layers() {
     let dir = tiny();
     let mut model = Model::open(dir.path());
-    let sequence = model.executor.cache.scratch(4).expect("room");
+    let sequence = model.executor.cache.scratch(4);
     let parts = vec![Part { rows: 0..4, sequence: &sequence }];
     let polls = std::cell::Cell::new(0);
     let poll = || {
@@ -144,7 +146,7 @@ fn a_step_stops_between_layers() {
         if polls.get() == 3 { Err(EngineError::Cancelled) } else { Ok(()) }
     };
     let step = Step { tokens: &[1, 2, 3, 4], parts, wanted: &[3] };
-    let stopped = model.executor.decoder.forward(&step, poll);
+    let stopped = model.executor.decoder.forward(&step, model.executor.cache.parts().1, poll);
     assert!(matches!(stopped, Err(EngineError::Cancelled)));
     assert_eq!(polls.get(), 3);
 }
@@ -170,18 +172,18 @@ fn freed_handles_are_stale_everywhere() {
 fn reservations_hold_and_are_all_or_nothing() {
     let dir = tiny();
     let mut request = request(dir.path());
-    request.kv_bytes = 64 * 768;
+    request.kv_bytes = (4 * BLOCK * 768) as u64;
     let mut model = Model::load(&request, Arc::new(CpuOps)).expect("it loads");
     let (a, b) = (model.sequence(), model.sequence());
     let demand = |seq, extra| Reserve { seq, extra, _r: 0 };
-    let error = model.executor.kv_reserve(&[demand(a, 40), demand(b, 20)]).expect_err("five blocks of four");
+    let error = model.executor.kv_reserve(&[demand(a, 80), demand(b, 40)]).expect_err("five blocks of four");
     assert_eq!((error.code, model.metric("kv_used_tokens")), (Code::KV_FULL, 0.0));
-    model.executor.kv_reserve(&[demand(a, 40)]).expect("three blocks");
-    assert_eq!(model.metric("kv_used_tokens"), 48.0);
-    let error = model.step(&[(b, &prompt(17, 1), want::LAST)]).expect_err("two blocks of one");
+    model.executor.kv_reserve(&[demand(a, 80)]).expect("three blocks");
+    assert_eq!(model.metric("kv_used_tokens"), 96.0);
+    let error = model.step(&[(b, &prompt(40, 1), want::LAST)]).expect_err("two blocks of one");
     assert_eq!(error.code, Code::KV_FULL);
-    model.step(&[(a, &prompt(40, 1), want::LAST)]).expect("what was reserved");
-    assert_eq!(model.metric("kv_used_tokens"), 48.0);
+    model.step(&[(a, &prompt(80, 1), want::LAST)]).expect("what was reserved");
+    assert_eq!(model.metric("kv_used_tokens"), 96.0);
     let beyond = model.executor.kv_reserve(&[demand(b, 4000)]).expect_err("beyond the context");
     assert_eq!(beyond.code, Code::CONTEXT_OVERFLOW);
 }
@@ -217,4 +219,52 @@ fn figures_count_what_was_done() {
     assert!(model.metric("busy_seconds_total") > 0.0);
     model.executor.seq_free(seq);
     assert_eq!((model.metric("sequences"), model.metric("kv_used_tokens")), (0.0, 0.0));
+}
+
+/// Continues a model and what its forks share, in every type and both places; alone and unshared is the reference.
+#[test]
+fn forks_share_and_stay_apart() {
+    let dir = tiny();
+    let mut request = request(dir.path());
+    let (head, one, other) = (prompt(3 * BLOCK + 5, 1), prompt(40, 2), prompt(33, 3));
+    let mut check = |ops: Arc<dyn crate::ops::Ops>, kv| {
+        request.kv_dtype = kv;
+        let mut model = Model::load(&request, ops).expect("it loads");
+        let expected = [&one, &other].map(|tail| model.all_logits(&[head.clone(), tail.clone()].concat()));
+        let seq = model.sequence();
+        model.step(&[(seq, &head, want::NONE)]).expect("a prompt");
+        let used = model.metric("kv_used_tokens");
+        let fork = model.executor.seq_fork(seq, head.len() as u32, 0).expect("no room is needed");
+        assert_eq!(model.metric("kv_used_tokens"), used);
+        let rows = model.step(&[(fork, &one, want::ALL), (seq, &other, want::ALL)]).expect("a step");
+        assert_close(&rows[..one.len()], &expected[0][head.len()..], LIMIT);
+        assert_close(&rows[one.len()..], &expected[1][head.len()..], LIMIT);
+        model.executor.seq_free(seq);
+        model.executor.seq_free(fork);
+        assert_eq!(model.metric("kv_used_tokens"), 0.0);
+    };
+    // Heads of 16 have no blocks of eight bits.
+    for kv in [dtype::F32, dtype::F16, dtype::BF16] {
+        check(Arc::new(CpuOps), kv);
+        check(Arc::new(crate::ops::CandleOps), kv);
+    }
+}
+
+/// What each type loses on a carried model with random weights, whose logits lie within ±8 or so. Trained models lose
+/// less: their scores differ more.
+#[test]
+fn narrow_types_stay_close_to_f32() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../host/tests/fixtures/llama3-gqa");
+    let mut request = request(&dir);
+    let text = tokens(150, 7, 500);
+    let mut rows = |kv| {
+        request.kv_dtype = kv;
+        Model::load(&request, Arc::new(CpuOps)).expect("it loads").all_logits(&text)
+    };
+    let expected = rows(dtype::F32);
+    for (kv, least, most) in [(dtype::F16, 1e-4, 0.05), (dtype::BF16, 1e-3, 0.4), (dtype::Q8_0, 1e-2, 1.2)] {
+        let far = crate::testing::distance(&rows(kv), &expected);
+        println!("{}: {far}", dtype::name(kv));
+        assert!((least..most).contains(&far), "{}: off by {far}", dtype::name(kv));
+    }
 }

@@ -213,7 +213,8 @@ fn check_refused(change: impl FnOnce(&mut LoadRequest), code: Code, part: &str) 
 #[test]
 fn requests_that_cannot_be_met_say_why() {
     check_refused(|r| r.weight_dtype = dtype::BF16, Code::UNSUPPORTED, "bfloat16");
-    check_refused(|r| r.kv_dtype = dtype::Q8_0, Code::UNSUPPORTED, "KV cache");
+    check_refused(|r| r.kv_dtype = dtype::Q8_0, Code::UNSUPPORTED, "q8_0 for heads of 16 values");
+    check_refused(|r| r.kv_dtype = dtype::QUANTISED, Code::UNSUPPORTED, "KV cache of type quantised");
     check_refused(|r| r.kv_bytes = 10, Code::OUT_OF_MEMORY, "KV cache");
     check_refused(|r| r.source.kind = 9, Code::UNSUPPORTED, "kind 9");
     check_refused(|r| r.source.paths.clear(), Code::UNSUPPORTED, "without files");
@@ -276,9 +277,9 @@ fn the_request_decides_context_and_budget() {
     let model = load(|_| {}).expect("it loads");
     assert_eq!((model.info.max_context, model.info.kv_capacity_tokens), (2048, 8 * 2048));
     let model = load(|r| (r.max_context, r.max_sequences) = (100, 2)).expect("it loads");
-    assert_eq!((model.info.max_context, model.info.kv_capacity_tokens), (100, 2 * 112));
-    let model = load(|r| r.kv_bytes = 33 * 768).expect("it loads");
-    assert_eq!(model.info.kv_capacity_tokens, 32);
+    assert_eq!((model.info.max_context, model.info.kv_capacity_tokens), (100, 2 * 128));
+    let model = load(|r| r.kv_bytes = 65 * 768).expect("it loads");
+    assert_eq!(model.info.kv_capacity_tokens, 64);
     assert_eq!((model.info.compute_dtype, model.info.kv_dtype), (dtype::F32, dtype::F32));
 }
 
@@ -289,8 +290,33 @@ fn an_automatic_budget_is_a_share_of_what_is_free() {
     let mut go_on = |_, _, _| true;
     let loaded = super::load(target, &request(dir.path()), &mut Progress::new(&mut go_on)).expect("it loads");
     let info = sdk::Executor::info(&loaded.executor);
-    // Half of it, in blocks of 16 tokens of 768 bytes.
-    assert_eq!(info.kv_capacity_tokens, 2_000_000 / (16 * 768) * 16);
+    // Half of it, in blocks of 32 tokens of 768 bytes.
+    assert_eq!(info.kv_capacity_tokens, 2_000_000 / (32 * 768) * 32);
+}
+
+#[test]
+fn the_type_of_the_cache_decides_what_a_token_takes() {
+    let check = |kv, bytes| {
+        let model = load(|r| (r.kv_dtype, r.kv_bytes) = (kv, 128 * 768)).expect("it loads");
+        assert_eq!((model.info.kv_dtype, model.info.kv_bytes_per_token), (kv, bytes));
+        assert_eq!(model.info.kv_capacity_tokens, 128 * 768 / bytes);
+    };
+    check(dtype::F32, 768);
+    check(dtype::F16, 384);
+    check(dtype::BF16, 384);
+}
+
+#[test]
+fn a_cache_beyond_the_memory_is_refused() {
+    let dir = tiny();
+    let target = Target { free_memory: Box::new(|| Some(4_000_000)), ..target(Arc::new(CpuOps)) };
+    let mut request = request(dir.path());
+    request.kv_bytes = 5_000_000;
+    let mut go_on = |_, _, _| true;
+    let error =
+        super::load(target, &request, &mut Progress::new(&mut go_on)).map(|_| ()).expect_err("too large");
+    assert_eq!(error.code, Code::OUT_OF_MEMORY);
+    assert!(error.message.contains("KV cache"), "{error:?}");
 }
 
 #[test]

@@ -17,14 +17,15 @@ pub(super) fn by_matmul(q: &Tensor, spans: &[Span<'_>], scoring: Scoring) -> Res
 
 fn one(q: &Tensor, span: &Span<'_>, scoring: Scoring) -> Result<Tensor> {
     let (tokens, (_, heads, head_dim)) = (span.rows.len(), q.dims3()?);
-    let (length, kv_heads, _) = span.keys.dims3()?;
+    let (length, kv_heads) = (span.cached.len(), span.cached.kv_heads());
     let group = heads / kv_heads;
     // Keys that have left the window of the first token are out of sight of all.
     let first = scoring.window.map_or(0, |window| (span.past + 1).saturating_sub(window));
     let seen = length - first;
+    let (keys, values) = span.cached.gather(first)?;
     let q = q.narrow(0, span.rows.start, tokens)?.reshape((tokens, kv_heads, group, head_dim))?;
     let q = (q.permute((1, 2, 0, 3))? * scoring.scale)?.reshape((kv_heads, group * tokens, head_dim))?;
-    let keys = span.keys.narrow(0, first, seen)?.permute((1, 2, 0))?.contiguous()?;
+    let keys = keys.permute((1, 2, 0))?.contiguous()?;
     let mut scores = q.matmul(&keys)?;
     if let Some(cap) = scoring.softcap {
         scores = ((scores / cap)?.tanh()? * cap)?;
@@ -35,7 +36,7 @@ fn one(q: &Tensor, span: &Span<'_>, scoring: Scoring) -> Result<Tensor> {
         scores = scores.reshape(shape)?.broadcast_add(&mask)?.reshape((kv_heads, group * tokens, seen))?;
     }
     let weights = candle_nn::ops::softmax_last_dim(&scores)?;
-    let values = span.values.narrow(0, first, seen)?.transpose(0, 1)?.contiguous()?;
+    let values = values.transpose(0, 1)?.contiguous()?;
     let mixed = weights.matmul(&values)?.reshape((kv_heads, group, tokens, head_dim))?;
     mixed.permute((2, 0, 1, 3))?.reshape((tokens, heads * head_dim))
 }
