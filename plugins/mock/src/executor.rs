@@ -117,7 +117,13 @@ impl MockExecutor {
             let message = format!("{alive} sequences are alive, as many as the model was loaded for");
             return Err(Error::new(Code::KV_FULL, message));
         }
-        Ok(self.sequences.insert(table))
+        let seq = self.sequences.insert(table);
+        self.count_sequences();
+        Ok(seq)
+    }
+
+    fn count_sequences(&self) {
+        self.counters.sequences.store(self.sequences.len() as u64, Ordering::Relaxed);
     }
 
     /// Runs `change` on a sequence and its pool.
@@ -240,6 +246,7 @@ impl Executor for MockExecutor {
             self.ghost.take().and_then(|(_, old)| self.sequences.remove(old));
             self.ghost = Some((seq, self.sequences.insert(Table::new())));
         }
+        self.count_sequences();
     }
 
     fn seq_truncate(&mut self, seq: u64, len: u32) -> Result<()> {

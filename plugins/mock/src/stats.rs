@@ -8,6 +8,7 @@ use sconce_plugin_api::sdk::{Batch, Metric, Stats};
 /// Written by the executor.
 #[derive(Default)]
 pub struct Counters {
+    pub sequences: AtomicU64,
     pub kv_used_tokens: AtomicU64,
     pub kv_total_tokens: AtomicU64,
     steps: AtomicU64,
@@ -35,6 +36,7 @@ impl Stats for Figures {
         let read = |value: &AtomicU64| value.load(Ordering::Relaxed) as f64;
         let all = &self.0;
         vec![
+            Metric::gauge("sequences", read(&all.sequences)),
             Metric::gauge("kv_used_tokens", read(&all.kv_used_tokens)),
             Metric::gauge("kv_total_tokens", read(&all.kv_total_tokens)),
             Metric::counter("forward_calls_total", read(&all.steps)),
