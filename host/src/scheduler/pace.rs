@@ -74,7 +74,11 @@ impl Pace {
         };
         let budget = self.max_step.unwrap_or(MIXED_SHARE * decode);
         let rows = ((budget - decode) / row).clamp(0.0, f64::from(u32::MAX / 2)) as u32;
-        whole(decoding + rows).saturating_sub(decoding)
+        match whole(decoding + rows).saturating_sub(decoding) {
+            // Fewer than a whole number of rows is slower for each, but much quicker than row by row.
+            0 => rows,
+            whole => whole,
+        }
     }
 
     /// What decoding takes with so many sequences, by the last time and what a row costs.
@@ -122,6 +126,15 @@ mod tests {
         // 12 more that decode cost 48 ms, so there are 128 ms for 32 rows.
         check(&settled(None), 16, 512, 32);
         check(&settled(None), 4, 5, 5);
+    }
+
+    #[test]
+    fn a_chunk_too_small_for_whole_rows_is_taken_as_it_is() {
+        let mut pace = Pace::new(None);
+        pace.stepped(100, 0, 400 * MS);
+        pace.stepped(0, 4, 20 * MS);
+        // 20 ms for 5 rows; with the 4 that decode they make 9.
+        check(&pace, 4, 512, 5);
     }
 
     #[test]

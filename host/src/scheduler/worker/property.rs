@@ -23,7 +23,7 @@ use crate::scheduler::{Sampling, event_channel};
 use crate::text::Tokenizer;
 use crate::text::testing::byte_level;
 
-const CASES: u64 = 1500;
+const CASES: u64 = 3000;
 const CONTEXT: u32 = 96;
 /// The mock's block in tokens, and the bytes it says that one takes.
 const BLOCK: u64 = 16;
@@ -31,10 +31,6 @@ const BYTES_PER_TOKEN: u64 = 64;
 /// Of a fixture whose header is all that the mock reads.
 const MODEL: &str = "tests/fixtures/oracles/llama";
 const VOCAB: u64 = 128;
-/// A turn computes a token at least, so all jobs of a case end in as many turns as they have tokens. What preempted
-/// ones compute anew comes on top; they are few enough for this to bound it.
-const TURNS_PER_TOKEN: usize = 2;
-
 /// Numbers by splitmix64 (Steele, Lea and Flood 2014).
 struct Dice(u64);
 
@@ -108,14 +104,42 @@ struct Faults {
     errors: u64,
 }
 
+/// What came to pass in a case.
+#[derive(Default)]
+struct Tally {
+    /// Calls that were made to fail.
+    failed: Cell<usize>,
+    /// Steps that were computed.
+    steps: Cell<usize>,
+    /// Steps and sequences that the mock had no room for.
+    full: Cell<usize>,
+    forks: Cell<usize>,
+    cuts: Cell<usize>,
+}
+
+impl Tally {
+    fn all(&self) -> [usize; 5] {
+        [&self.failed, &self.steps, &self.full, &self.forks, &self.cuts].map(Cell::get)
+    }
+
+    fn count<T>(&self, what: &Cell<usize>, result: &Result<T, ExecError>) {
+        match result {
+            Ok(_) => what.set(what.get() + 1),
+            Err(error) => {
+                assert_eq!(error.code, Code::KV_FULL, "the mock refuses a call: {error}");
+                self.full.set(self.full.get() + 1);
+            }
+        }
+    }
+}
+
 /// The mock behind a door that fails on its own before it calls through, and hides capabilities.
 struct Shaky {
     inner: InProcess,
     facts: ModelFacts,
     faults: Faults,
     dice: Dice,
-    /// Errors so far.
-    failed: Rc<Cell<usize>>,
+    tally: Rc<Tally>,
 }
 
 impl Shaky {
@@ -127,7 +151,7 @@ impl Shaky {
         } else {
             return Ok(());
         };
-        self.failed.set(self.failed.get() + 1);
+        self.tally.failed.set(self.tally.failed.get() + 1);
         Err(ExecError { code, message: "as asked".into(), detail: String::new() })
     }
 }
@@ -153,19 +177,25 @@ impl Executor for Shaky {
     fn truncate(&mut self, seq: SeqId, len: u32) -> Result<(), ExecError> {
         assert!(self.facts.caps & caps::TRUNCATE != 0, "a plugin that cannot truncate was asked to");
         self.fail()?;
-        self.inner.truncate(seq, len)
+        let cut = self.inner.truncate(seq, len);
+        self.tally.count(&self.tally.cuts, &cut);
+        cut
     }
 
     fn fork(&mut self, src: SeqId, len: u32, hint: u32) -> Result<SeqId, ExecError> {
         assert!(self.facts.caps & caps::FORK != 0, "a plugin that cannot fork was asked to");
         self.fail()?;
-        self.inner.fork(src, len, hint)
+        let fork = self.inner.fork(src, len, hint);
+        self.tally.count(&self.tally.forks, &fork);
+        fork
     }
 
     fn forward(&mut self, step: &Step) -> Result<Rows<'_>, ExecError> {
         assert!(step.chunks.len() == 1 || self.facts.can_batch(), "a plugin that cannot batch was asked to");
         self.fail()?;
-        self.inner.forward(step)
+        let rows = self.inner.forward(step);
+        self.tally.count(&self.tally.steps, &rows);
+        rows
     }
 
     fn warmup(&mut self, max_tokens: u32) -> Result<(), ExecError> {
@@ -261,7 +291,7 @@ struct Case {
     worker: Worker,
     engine: Engine,
     facts: ModelFacts,
-    failed: Rc<Cell<usize>>,
+    tally: Rc<Tally>,
     stems: Vec<Vec<u32>>,
     /// What was said so far, for second turns.
     talks: Vec<Vec<u32>>,
@@ -276,18 +306,19 @@ impl Case {
     fn new(plugin: &PluginBox, seed: u64) -> Self {
         let mut dice = Dice(seed);
         let lanes = dice.within(1, 6) as u32;
-        let sequences = lanes + dice.within(0, 6) as u32;
-        let inner = load(plugin, dice.within(7, 24), sequences);
+        // One less than there are lanes, too: then somebody has to wait for a sequence.
+        let sequences = (lanes + dice.within(0, 7) as u32 - 1).max(1);
+        let inner = load(plugin, dice.within(7, 40), sequences);
         let mut facts = inner.facts().clone();
         let masks =
             [0, 0, 0, caps::FORK | caps::FORK_SHARED, caps::TRUNCATE, caps::BATCH, caps::FORK_SHARED, !0];
         facts.caps &= !*dice.one_of(&masks);
         facts.caps &= !*dice.one_of(&masks[..6]);
-        let kv_full = *dice.one_of(&[0, 0, 5, 50]);
-        let faults = Faults { kv_full, errors: *dice.one_of(&[0, 0, 20, 200]) };
-        let failed = Rc::new(Cell::new(0));
-        let shaky =
-            Shaky { inner, facts: facts.clone(), faults, dice: Dice(seed ^ 1), failed: failed.clone() };
+        let kv_full = *dice.one_of(&[0, 0, 0, 20, 100]);
+        let faults = Faults { kv_full, errors: *dice.one_of(&[0, 0, 0, 50, 300]) };
+        let tally = Rc::new(Tally::default());
+        let (facts_of, dice_of) = (facts.clone(), Dice(seed ^ 1));
+        let shaky = Shaky { inner, facts: facts_of, faults, dice: dice_of, tally: tally.clone() };
         let limits = Limits {
             max_batch_tokens: dice.within(1, 64) as u32,
             lanes,
@@ -298,9 +329,9 @@ impl Case {
         };
         let metrics = Arc::new(EngineMetrics::new(&mut Registry::default()));
         let (worker, engine) = Worker::new(Box::new(shaky), limits, metrics);
-        let stems = (0..3).map(|_| dice.tokens(10, 50)).collect();
+        let stems = (0..3).map(|_| dice.tokens(20, 60)).collect();
         let (talks, clients) = (Vec::new(), Vec::new());
-        Case { dice, worker, engine, facts, failed, stems, talks, clients, sent: 0, tokens: 0 }
+        Case { dice, worker, engine, facts, tally, stems, talks, clients, sent: 0, tokens: 0 }
     }
 
     fn prompt(&mut self) -> Vec<u32> {
@@ -365,9 +396,18 @@ impl Case {
         // From quick ones to those that take a second.
         let time = Duration::from_micros(10u64 << self.dice.within(0, 16));
         self.worker.step_time = Some(time);
+        let (failed, steps) = (self.tally.failed.get(), self.tally.steps.get());
         self.worker.turn();
-        self.listen(self.failed.get() > 0);
-        let bound = TURNS_PER_TOKEN * self.tokens + self.failed.get();
+        let got_on = self.tally.steps.get() > steps || self.tally.failed.get() > failed;
+        assert!(
+            got_on || self.worker.scheduler.is_idle(),
+            "a turn in which nothing went wrong came to nothing"
+        );
+        self.listen(self.tally.failed.get() > 0);
+        // A turn computes a token at least, so all jobs end in as many turns as they have tokens. Whenever memory is
+        // or seems full, one of them is computed anew.
+        let anew = self.tally.failed.get() + self.tally.full.get();
+        let bound = self.tokens + anew * CONTEXT as usize;
         for client in self.clients.iter_mut().filter(|client| !client.ended) {
             client.turns += 1;
             assert!(client.turns <= bound, "a job of {} tokens starves", client.prompt.len());
@@ -470,10 +510,19 @@ fn whatever_happens_each_job_ends_once_and_nothing_is_left() {
     let tokenizer = byte_level();
     let mut reference = Reference(load(&plugin, 1000, 1));
     let first = variable("SCONCE_PROPERTY_SEED").unwrap_or(1);
-    for seed in first..first + variable("SCONCE_PROPERTY_CASES").unwrap_or(CASES) {
+    let cases = variable("SCONCE_PROPERTY_CASES").unwrap_or(CASES);
+    let mut tally = [0; 5];
+    for seed in first..first + cases {
         let _name = Name(seed);
         let mut case = Case::new(&plugin, seed);
         case.play(&mut reference, &tokenizer);
         case.check_rest();
+        tally.iter_mut().zip(case.tally.all()).for_each(|(all, of_case)| *all += of_case);
     }
+    let seen = "errors, steps, times that memory was full, forks, cuts";
+    println!("{cases} cases: {tally:?} {seen}");
+    assert!(
+        cases < CASES || tally.iter().all(|count| *count > 0),
+        "too little came to pass: {tally:?} {seen}"
+    );
 }
