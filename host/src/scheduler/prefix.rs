@@ -130,10 +130,12 @@ impl PrefixCache {
     }
 
     /// Parked sequences.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.leaves.len()
     }
 
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.leaves.is_empty()
     }

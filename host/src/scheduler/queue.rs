@@ -141,11 +141,6 @@ impl<T> FairQueue<T> {
         drained
     }
 
-    /// Takes out all items; the counters stay.
-    pub fn drain(&mut self) -> Vec<T> {
-        self.drain_where(|_| true)
-    }
-
     /// Waiting items.
     pub fn len(&self) -> usize {
         self.len

@@ -7,6 +7,7 @@
 //! that those before it have computed by then. If KV memory runs out, parked sequences go first,
 //! then the latest request goes back to the front of the queue and is computed anew later.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,8 +109,8 @@ pub struct Lane<T> {
     number: u64,
     /// Of its tokens, those that its key has been charged with.
     charged: u32,
-    /// Tokens at its beginning that lie in blocks of another sequence.
-    shared: u32,
+    /// The sequence that it was forked from, and the tokens that both had in common then.
+    forked: Option<(SeqId, u32)>,
     /// Prompt tokens that were found in the cache when it was first placed.
     cached: Option<u32>,
 }
@@ -160,10 +161,21 @@ impl<T> Lane<T> {
         Work { pending: self.pending(), decoding: self.decoding(), number: self.number }
     }
 
-    /// Blocks of its own that it takes once all its tokens and the next one are there.
+    /// Blocks that it takes once all its tokens and the next one are there.
     fn need(&self, policy: &Policy) -> u64 {
-        let shared = if policy.can(caps::FORK_SHARED) { u64::from(self.shared) / policy.block } else { 0 };
-        policy.blocks_of(self.tokens.len() as u64 + 1).saturating_sub(shared)
+        policy.blocks_of(self.tokens.len() as u64 + 1)
+    }
+
+    /// The sequence that it was forked from, and how many of its blocks are that one's too.
+    fn shared(&self, policy: &Policy) -> Option<(SeqId, u64)> {
+        let (source, len) = self.forked.filter(|_| policy.can(caps::FORK_SHARED))?;
+        Some((source, u64::from(len) / policy.block))
+    }
+
+    /// Goes without its sequence, which is returned.
+    fn give_up(&mut self) -> Option<SeqId> {
+        (self.fed, self.forked) = (0, None);
+        self.seq.take()
     }
 }
 
@@ -183,8 +195,10 @@ pub enum Place {
 pub enum Relief {
     /// A parked sequence goes.
     Evicted(SeqId),
-    /// A running request goes back to the queue.
+    /// A running request goes back to the queue, and its sequence goes.
     Preempted(SeqId),
+    /// The request that room was asked for goes back to the queue; it has no sequence.
+    Postponed,
     /// There is nothing that could go.
     Nothing,
 }
@@ -239,6 +253,12 @@ impl<T> Scheduler<T> {
         (self.lanes.iter().map(|lane| u64::from(lane.fed)).sum(), parked)
     }
 
+    /// The sequences that ended requests left.
+    #[cfg(test)]
+    pub fn parked(&self) -> &PrefixCache {
+        &self.prefixes
+    }
+
     /// Queues a request.
     pub fn arrive(&mut self, request: Request<T>) {
         let Request { tokens, share, cache, load } = request;
@@ -253,7 +273,7 @@ impl<T> Scheduler<T> {
             cache,
             number: self.arrivals,
             charged: 0,
-            shared: 0,
+            forked: None,
             cached: None,
         };
         self.queue.push(share, lane);
@@ -262,8 +282,11 @@ impl<T> Scheduler<T> {
     /// Gives waiting requests a lane while there is one and room for what they have. Returns how many are new at
     /// the end of [`lanes`](Self::lanes).
     pub fn admit(&mut self) -> usize {
+        if self.queue.is_empty() {
+            return 0;
+        }
         let before = self.lanes.len();
-        let mut claimed: u64 = self.lanes.iter().map(|lane| lane.need(&self.policy)).sum();
+        let mut claimed = self.claimed();
         while let Some(next) = self.queue.peek() {
             let need = next.need(&self.policy);
             // Each lane will soon want one more block. Parked sequences make way.
@@ -275,6 +298,26 @@ impl<T> Scheduler<T> {
             self.lanes.push(self.queue.pop().expect("the queue has a next"));
         }
         self.lanes.len() - before
+    }
+
+    /// Blocks that the lanes take, now or soon. What forks of one sequence share counts once, whether that sequence
+    /// is a lane's or not: blocks stay for as long as one of them holds them.
+    fn claimed(&self) -> u64 {
+        let is_running = |seq| self.lanes.iter().any(|lane| lane.seq == Some(seq));
+        let (mut claimed, mut of_others) = (0, HashMap::new());
+        for lane in &self.lanes {
+            let need = lane.need(&self.policy);
+            let Some((source, shared)) = lane.shared(&self.policy) else {
+                claimed += need;
+                continue;
+            };
+            claimed += need.saturating_sub(shared);
+            if !is_running(source) {
+                let most = of_others.entry(source).or_insert(0);
+                *most = shared.max(*most);
+            }
+        }
+        claimed + of_others.values().sum::<u64>()
     }
 
     /// What the next step holds.
@@ -298,18 +341,17 @@ impl<T> Scheduler<T> {
         // The last token is computed anew in any case, for its logits.
         let tokens = &lane.tokens[..lane.tokens.len() - 1];
         let parked = self.prefixes.find(salt, tokens);
-        if let Some(found) = parked.filter(|found| found.len == found.parked_len) {
+        let running = self.running_prefix(salt, tokens).filter(|_| self.policy.can(caps::FORK));
+        // To take over what would lie idle costs nothing, unless a fork spares clearly more.
+        let is_best = |len: u32| running.is_none_or(|(_, other)| other < len + WORTH_REUSE);
+        if let Some(found) = parked.filter(|found| found.len == found.parked_len && is_best(found.len)) {
             return Place::Take { seq: found.seq, len: found.len, cut: false };
         }
         let parked = parked.map(|found| (found.seq, found.len));
-        let running = self.running_prefix(salt, tokens);
         let best = running.into_iter().chain(parked).max_by_key(|(_, len)| *len);
-        let Some((src, len)) = best.filter(|(_, len)| *len >= WORTH_REUSE) else { return Place::Fresh };
-        if self.policy.can(caps::FORK) {
-            return Place::Fork { src, len };
-        }
-        match parked.filter(|_| self.policy.can(caps::TRUNCATE)) {
-            Some((seq, len)) if len >= WORTH_REUSE => Place::Take { seq, len, cut: true },
+        match best.filter(|(_, len)| *len >= WORTH_REUSE) {
+            Some((src, len)) if self.policy.can(caps::FORK) => Place::Fork { src, len },
+            Some((seq, len)) if self.policy.can(caps::TRUNCATE) => Place::Take { seq, len, cut: true },
             _ => Place::Fresh,
         }
     }
@@ -331,36 +373,51 @@ impl<T> Scheduler<T> {
 
     /// A lane has its sequence; one that was parked is the lane's now. True if it is the first one it ever had.
     pub fn placed(&mut self, lane: usize, place: Place, seq: SeqId) -> bool {
-        let (len, shared) = match place {
-            Place::Fresh => (0, 0),
+        let (len, forked) = match place {
+            Place::Fresh => (0, None),
             Place::Take { len, .. } => {
                 self.prefixes.take(seq);
-                (len, 0)
+                (len, None)
             }
-            Place::Fork { len, .. } => (len, len),
+            Place::Fork { src, len } => (len, Some((src, len))),
         };
         let lane = &mut self.lanes[lane];
-        (lane.seq, lane.fed, lane.shared) = (Some(seq), len, shared);
+        (lane.seq, lane.fed, lane.forked) = (Some(seq), len, forked);
         lane.charged = lane.charged.max(len);
         let is_first = lane.cached.is_none();
         lane.cached.get_or_insert(len);
         is_first
     }
 
-    /// KV memory is full: says which sequence is to be freed.
-    pub fn relieve(&mut self) -> Relief {
+    /// KV memory is full: says which sequence is to be freed. `asking`: a lane without a sequence that wants one.
+    ///
+    /// The latest of those that hold or want memory goes, so that the earliest always gets on. Lanes that came
+    /// later and hold nothing go back to the queue too: whoever came first comes back first.
+    pub fn relieve(&mut self, asking: Option<usize>) -> Relief {
         if let Some(seq) = self.prefixes.evict() {
             return Relief::Evicted(seq);
         }
-        let holders = || self.lanes.iter().enumerate().filter(|(_, lane)| lane.seq.is_some());
-        let youngest = holders().max_by_key(|(_, lane)| lane.number).map(|(at, _)| at);
+        let takes_part = |&(at, lane): &(usize, &Lane<T>)| lane.seq.is_some() || asking == Some(at);
+        let numbers = self.lanes.iter().enumerate().filter(takes_part).map(|(_, lane)| lane.number);
+        let (count, latest) = (numbers.clone().count(), numbers.max());
         // If the only one there is has no room, it never will.
-        let Some(at) = youngest.filter(|_| holders().count() > 1) else { return Relief::Nothing };
+        let Some(latest) = latest.filter(|_| count > 1) else { return Relief::Nothing };
+        loop {
+            let (number, seq) = self.put_back_youngest();
+            if number == latest {
+                return seq.map_or(Relief::Postponed, Relief::Preempted);
+            }
+        }
+    }
+
+    /// Puts the lane that came last before all that wait; returns its number and the sequence that it had.
+    fn put_back_youngest(&mut self) -> (u64, Option<SeqId>) {
+        let youngest = self.lanes.iter().enumerate().max_by_key(|(_, lane)| lane.number);
+        let (at, _) = youngest.expect("a lane that holds or wants memory is there");
         let mut lane = self.lanes.remove(at);
-        let seq = lane.seq.take().expect("it holds one");
-        (lane.fed, lane.shared) = (0, 0);
+        let (number, seq) = (lane.number, lane.give_up());
         self.queue.push_front(lane);
-        Relief::Preempted(seq)
+        (number, seq)
     }
 
     /// A step was computed.

@@ -24,6 +24,9 @@ pub struct Worker {
     inbox: mpsc::Receiver<Message>,
     shared: Arc<Shared>,
     metrics: Arc<EngineMetrics>,
+    /// What steps are said to take, for tests that can be repeated.
+    #[cfg(test)]
+    step_time: Option<Duration>,
 }
 
 /// What a job needs beside its lane.
@@ -78,7 +81,15 @@ impl Worker {
     pub fn new(executor: Box<dyn Executor>, limits: Limits, metrics: Arc<EngineMetrics>) -> (Self, Engine) {
         let (engine, inbox) = Engine::new(limits);
         let scheduler = Scheduler::new(limits.policy(executor.facts()));
-        let worker = Worker { executor, scheduler, inbox, shared: engine.shared.clone(), metrics };
+        let worker = Worker {
+            executor,
+            scheduler,
+            inbox,
+            shared: engine.shared.clone(),
+            metrics,
+            #[cfg(test)]
+            step_time: None,
+        };
         (worker, engine)
     }
 
@@ -87,6 +98,11 @@ impl Worker {
         while self.receive() {
             self.turn();
         }
+        self.forget();
+    }
+
+    /// Gives back the sequences that are kept for later requests.
+    fn forget(&mut self) {
         let parked = self.scheduler.forget();
         self.free(parked);
         self.publish();
@@ -113,6 +129,7 @@ impl Worker {
             match message {
                 Ok(Message::Run(job)) => self.arrive(*job),
                 Ok(Message::Abort) => {
+                    self.arrive_late();
                     self.end_all(&Failure::ShuttingDown);
                     return false;
                 }
@@ -127,6 +144,16 @@ impl Worker {
         let mut load = Running::new(job);
         let tokens = std::mem::take(&mut load.job.prompt);
         self.scheduler.arrive(Request { tokens, share, cache, load });
+    }
+
+    /// Takes in the jobs that came behind the last message, so that they too are told their end.
+    fn arrive_late(&mut self) {
+        let late: Vec<Message> = self.inbox.try_iter().collect();
+        for message in late {
+            if let Message::Run(job) = message {
+                self.arrive(*job);
+            }
+        }
     }
 
     /// Forgets jobs whose client is gone.
@@ -163,15 +190,18 @@ impl Worker {
 
     /// One forward over what is due, then a token for each sequence that is complete.
     fn step(&mut self) {
-        let slices = self.place_all();
-        if slices.is_empty() {
-            return;
-        }
-        match self.compute(&slices) {
-            Ok(ended) => self.finish(ended),
-            // Nothing was computed; the next round tries again with more room.
-            Err(error) if error.code == Code::KV_FULL && self.make_room() => {}
-            Err(error) => self.fail(&slices, &error),
+        loop {
+            let slices = self.place_all();
+            if slices.is_empty() {
+                return;
+            }
+            match self.compute(&slices) {
+                Ok(ended) => return self.finish(ended),
+                // Nothing was computed. Those that are left try again at once: whoever were admitted in between
+                // might take the room that was made, and nobody would ever get on.
+                Err(error) if error.code == Code::KV_FULL && self.make_room(None) => {}
+                Err(error) => return self.fail(&slices, &error),
+            }
         }
     }
 
@@ -181,7 +211,10 @@ impl Worker {
         let Worker { executor, scheduler, metrics, .. } = self;
         let begin = Instant::now();
         let rows = executor.forward(&step)?;
-        let figures = figures(scheduler, slices, begin.elapsed());
+        let time = begin.elapsed();
+        #[cfg(test)]
+        let time = self.step_time.unwrap_or(time);
+        let figures = figures(scheduler, slices, time);
         metrics.step(&figures);
         scheduler.stepped(slices, figures.time);
         let mut rows = rows.iter();
@@ -220,7 +253,7 @@ impl Worker {
                     self.metrics.prefix(lane.prompt_tokens(), lane.cached_tokens());
                 }
             }
-            Err(error) if error.code == Code::KV_FULL && self.make_room() => {}
+            Err(error) if error.code == Code::KV_FULL && self.make_room(Some(lane)) => {}
             Err(error) => {
                 self.note(&error);
                 self.finish(vec![(lane, Event::Failed(Failure::Inference(error)))]);
@@ -248,14 +281,17 @@ impl Worker {
         Ok((Place::Fresh, self.executor.create(hint)?))
     }
 
-    /// Gives back the KV memory of one sequence; false if there is none to give back.
-    fn make_room(&mut self) -> bool {
-        match self.scheduler.relieve() {
+    /// Gives back the KV memory of one sequence, or lets the lane that asks for one wait; false if neither helps.
+    fn make_room(&mut self, asking: Option<usize>) -> bool {
+        let waiting = self.scheduler.waiting();
+        let relief = self.scheduler.relieve(asking);
+        self.shared.waiting.fetch_add(self.scheduler.waiting() - waiting, Ordering::Relaxed);
+        match relief {
             Relief::Nothing => return false,
+            Relief::Postponed => {}
             Relief::Evicted(seq) => self.executor.free(seq),
             Relief::Preempted(seq) => {
                 self.executor.free(seq);
-                self.shared.waiting.fetch_add(1, Ordering::Relaxed);
                 self.metrics.preempted();
                 tracing::debug!("KV memory is full: a request waits again and is computed anew");
             }
@@ -336,9 +372,9 @@ impl Worker {
     }
 
     fn end_all(&mut self, failure: &Failure) {
-        for waiting in self.scheduler.leave_queue(|_| true) {
-            waiting.load.tell(Event::Failed(failure.clone()));
-        }
+        let waiting = self.scheduler.leave_queue(|_| true);
+        self.shared.waiting.fetch_sub(waiting.len(), Ordering::Relaxed);
+        waiting.iter().for_each(|lane| lane.load.tell(Event::Failed(failure.clone())));
         let all = 0..self.scheduler.lanes().len();
         self.finish(all.map(|lane| (lane, Event::Failed(failure.clone()))).collect());
         self.publish();
@@ -441,5 +477,7 @@ impl Drop for Worker {
     }
 }
 
+#[cfg(test)]
+mod property;
 #[cfg(test)]
 mod tests;

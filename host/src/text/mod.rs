@@ -29,7 +29,7 @@ pub mod stop;
 mod strftime;
 pub mod template;
 #[cfg(test)]
-mod testing;
+pub mod testing;
 pub mod tokenizer;
 mod vocabulary;
 

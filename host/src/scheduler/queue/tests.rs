@@ -62,7 +62,7 @@ fn drain_where_takes_what_is_gone_and_leaves_the_order() {
     assert_eq!(queue.drain_where(|item| item % 2 == 0), [12, 10, 0, 2, 4]);
     assert_eq!((queue.len(), queue.iter().count()), (4, 4));
     queue.push(key("a"), 5);
-    assert_eq!(queue.drain(), [13, 11, 1, 3, 5]);
+    assert_eq!(queue.drain_where(|_| true), [13, 11, 1, 3, 5]);
     assert!(queue.is_empty() && queue.peek().is_none() && queue.waiting.is_empty());
 }
 
@@ -131,7 +131,7 @@ fn idleness_earns_no_credit() {
     // All that waited went away.
     check(|queue| {
         busy_for(queue, 150);
-        queue.drain();
+        queue.drain_where(|_| true);
     });
 }
 

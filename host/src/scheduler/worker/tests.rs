@@ -1,5 +1,5 @@
 //! The engine against an executor that counts upwards: after token n comes n + 1. It checks every step it
-//! is given, as a plugin would, and fails on request.
+//! is given, as a plugin would, has as many blocks of KV memory as it says, and fails on request.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -10,7 +10,7 @@ use sconce_plugin_api::abi::codes::caps;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::*;
-use crate::executor::{ModelFacts, Rows, StatsReader};
+use crate::executor::{ModelFacts, Rows, StatsReader, StepChunk};
 use crate::metrics::EngineMetrics;
 use crate::scheduler::{Refused, Sampling, event_channel};
 
@@ -22,6 +22,10 @@ struct Seen {
     /// Tokens and sequences of each step.
     steps: Vec<(usize, usize)>,
     alive: usize,
+    /// Forks that were asked for.
+    forks: usize,
+    /// The tokens of each sequence that was freed.
+    freed: Vec<Vec<u32>>,
 }
 
 struct Counting {
@@ -34,6 +38,11 @@ struct Counting {
     logits: Vec<f32>,
     pace: Duration,
     panics: bool,
+    fork_fails: bool,
+    /// The next token depends on all before it, not on the last one alone.
+    hashes: bool,
+    /// Tokens of KV memory that it lacks, whatever it says.
+    short_of: u64,
 }
 
 fn facts() -> ModelFacts {
@@ -64,8 +73,45 @@ impl Counting {
             logits: Vec::new(),
             pace: Duration::ZERO,
             panics: false,
+            fork_fails: false,
+            hashes: false,
+            short_of: 0,
         }
     }
+
+    fn next_token(&self, sequence: &[u32]) -> usize {
+        let hash =
+            |hash: u64, token: &u32| (hash ^ u64::from(*token)).wrapping_mul(0x100_0000_01b3).rotate_left(9);
+        match self.hashes {
+            true => (sequence.iter().fold(0xcbf2_9ce4_8422_2325, hash) % VOCAB as u64) as usize,
+            false => (sequence[sequence.len() - 1] + 1) as usize % VOCAB,
+        }
+    }
+
+    /// Whether so many more blocks are free.
+    fn check_room(&self, blocks: u64) -> Result<(), ExecError> {
+        let used: u64 = self.sequences.values().map(|tokens| self.blocks(tokens.len())).sum();
+        let all = (self.facts.kv_capacity_tokens - self.short_of) / u64::from(self.facts.block_size);
+        assert!(used <= all, "more is used than there is");
+        if used + blocks <= all { Ok(()) } else { Err(asked(Code::KV_FULL)) }
+    }
+
+    fn blocks(&self, tokens: usize) -> u64 {
+        tokens.div_ceil(self.facts.block_size as usize) as u64
+    }
+
+    /// Blocks that a step needs.
+    fn demand(&self, step: &Step) -> u64 {
+        let more = |chunk: &StepChunk| {
+            let len = self.sequences[&chunk.seq.0].len();
+            self.blocks(len + chunk.len as usize) - self.blocks(len)
+        };
+        step.chunks.iter().map(more).sum()
+    }
+}
+
+fn asked(code: Code) -> ExecError {
+    ExecError { code, message: "as asked".into(), detail: String::new() }
 }
 
 impl Executor for Counting {
@@ -78,6 +124,7 @@ impl Executor for Counting {
     }
 
     fn create(&mut self, _: u32) -> Result<SeqId, ExecError> {
+        self.check_room(1)?;
         self.next += 1;
         self.sequences.insert(self.next, Vec::new());
         self.seen.lock().expect("no panic").alive = self.sequences.len();
@@ -85,8 +132,10 @@ impl Executor for Counting {
     }
 
     fn free(&mut self, seq: SeqId) {
-        assert!(self.sequences.remove(&seq.0).is_some(), "freed twice");
-        self.seen.lock().expect("no panic").alive = self.sequences.len();
+        let tokens = self.sequences.remove(&seq.0).expect("freed once");
+        let mut seen = self.seen.lock().expect("no panic");
+        seen.alive = self.sequences.len();
+        seen.freed.push(tokens);
     }
 
     fn truncate(&mut self, seq: SeqId, len: u32) -> Result<(), ExecError> {
@@ -95,7 +144,12 @@ impl Executor for Counting {
     }
 
     fn fork(&mut self, src: SeqId, len: u32, hint: u32) -> Result<SeqId, ExecError> {
+        self.seen.lock().expect("no panic").forks += 1;
+        if self.fork_fails {
+            return Err(asked(Code::INTERNAL));
+        }
         let tokens = self.sequences[&src.0][..len as usize].to_vec();
+        self.check_room(self.blocks(tokens.len()))?;
         let fork = self.create(hint)?;
         self.sequences.insert(fork.0, tokens);
         Ok(fork)
@@ -110,8 +164,9 @@ impl Executor for Counting {
             seen.steps.len()
         };
         if let Some((_, code)) = self.fail_at.filter(|(at, _)| *at == call) {
-            return Err(ExecError { code, message: "as asked".into(), detail: String::new() });
+            return Err(asked(code));
         }
+        self.check_room(self.demand(step))?;
         self.logits.clear();
         let mut at = 0;
         for chunk in &step.chunks {
@@ -121,7 +176,7 @@ impl Executor for Counting {
             assert_eq!(sequence.len(), chunk.pos as usize, "positions follow the sequence");
             sequence.extend_from_slice(tokens);
             if chunk.want == Want::Last {
-                let next = (sequence.last().expect("a token") + 1) as usize % VOCAB;
+                let next = self.next_token(&self.sequences[&chunk.seq.0]);
                 self.logits.extend((0..VOCAB).map(|id| if id == next { 1.0 } else { 0.0 }));
             }
         }
@@ -171,13 +226,23 @@ impl Rig {
         max_tokens: u32,
         stop_ids: &[u32],
     ) -> Result<UnboundedReceiver<Event>, Refused> {
+        self.submit_as("", prompt, max_tokens, stop_ids)
+    }
+
+    fn submit_as(
+        &self,
+        share: &str,
+        prompt: &[u32],
+        max_tokens: u32,
+        stop_ids: &[u32],
+    ) -> Result<UnboundedReceiver<Event>, Refused> {
         let (events, receiver) = event_channel();
         let job = Job {
             id: "test".into(),
             prompt: prompt.to_vec(),
             max_tokens,
             sampling: Sampling::greedy(),
-            share: "".into(),
+            share: share.into(),
             cache: Some("".into()),
             stop: Vec::new(),
             stop_ids: stop_ids.into(),
@@ -191,8 +256,11 @@ impl Rig {
     /// Waits for the thread and returns what the executor saw.
     fn end(self) -> Arc<Mutex<Seen>> {
         let Rig { engine, seen, thread } = self;
+        let shared = engine.shared.clone();
         drop(engine);
         thread.join().expect("the worker does not panic");
+        let counted = [&shared.running, &shared.waiting].map(|count| count.load(Ordering::Relaxed));
+        assert_eq!(counted, [0, 0], "nobody runs and nobody waits");
         assert_eq!(seen.lock().expect("no panic").alive, 0, "every sequence was freed");
         seen
     }
@@ -330,13 +398,139 @@ fn an_executor_that_cannot_batch_serves_all_one_by_one() {
 }
 
 #[test]
-fn kv_memory_is_never_promised_twice() {
-    // Room for two such jobs at once: each takes 160 tokens in blocks of 16.
+fn prompts_are_not_admitted_into_memory_that_others_have() {
+    // Of 20 blocks a prompt takes 7.
     let rig = Rig::new(16, |e| e.facts.kv_capacity_tokens = 320);
     let jobs: Vec<_> = (0..5).map(|_| rig.submit(&[1; 100], 60, &[]).expect("admitted")).collect();
     jobs.into_iter().for_each(|events| assert_eq!(ended(last(events)).1.completion_tokens, 60));
     let seen = rig.end();
     assert!(seen.lock().expect("no panic").steps.iter().all(|(_, sequences)| *sequences <= 2));
+}
+
+/// What a job's sequence holds at its end: all but the last token.
+fn alone(prompt: &[u32], max_tokens: u32) -> Vec<u32> {
+    let rig = Rig::new(16, |e| e.hashes = true);
+    last(rig.submit(prompt, max_tokens, &[]).expect("admitted"));
+    let seen = rig.end();
+    let mut freed = std::mem::take(&mut seen.lock().expect("no panic").freed);
+    freed.pop().expect("its sequence")
+}
+
+#[test]
+fn a_preempted_request_says_what_it_says_alone() {
+    // Three of 8 blocks each, in the end, where there are 20.
+    let rig = Rig::new(16, |e| {
+        e.hashes = true;
+        e.facts.kv_capacity_tokens = 320;
+    });
+    let prompts = [5, 6, 7].map(|token| vec![token; 60]);
+    let jobs = prompts.each_ref().map(|prompt| rig.submit(prompt, 65, &[]).expect("admitted"));
+    for events in jobs {
+        assert_eq!(
+            ended(last(events)).1,
+            Usage { prompt_tokens: 60, cached_tokens: 0, completion_tokens: 65 }
+        );
+    }
+    let seen = rig.end();
+    let seen = seen.lock().expect("no panic");
+    let computed: usize = seen.steps.iter().map(|(tokens, _)| tokens).sum();
+    assert!(computed > 3 * 124, "nothing was computed anew: {computed} tokens");
+    for prompt in prompts {
+        assert!(seen.freed.contains(&alone(&prompt, 65)), "another answer to {prompt:?}");
+    }
+}
+
+#[test]
+fn a_prompt_that_goes_on_from_another_computes_only_what_is_new() {
+    let check = |caps: u64, branched: u32| {
+        let rig = Rig::new(16, |e| {
+            e.hashes = true;
+            e.facts.caps = caps;
+        });
+        let first = vec![9; 50];
+        assert_eq!(ended(last(rig.submit(&first, 10, &[]).expect("admitted"))).1.cached_tokens, 0);
+        let turn = [alone(&first, 10), vec![3; 20]].concat();
+        assert_eq!(ended(last(rig.submit(&turn, 10, &[]).expect("admitted"))).1.cached_tokens, 59);
+        let branch = [first, vec![4; 20]].concat();
+        let cached = ended(last(rig.submit(&branch, 10, &[]).expect("admitted"))).1.cached_tokens;
+        assert_eq!(cached, branched, "{caps:#x}");
+        let seen = rig.end();
+        let seen = seen.lock().expect("no panic");
+        let computed: usize = seen.steps.iter().map(|(tokens, _)| tokens).sum();
+        assert_eq!(computed, 50 + 9 + 20 + 9 + 70 - branched as usize + 9);
+        for prompt in [turn, branch] {
+            // What was cut is not there any more to be compared.
+            let cut = caps & caps::FORK == 0 && branched > 0 && prompt.contains(&3);
+            assert!(cut || seen.freed.contains(&alone(&prompt, 10)), "another answer to {prompt:?}");
+        }
+    };
+    check(caps::BATCH | caps::FORK, 50);
+    check(caps::BATCH | caps::TRUNCATE, 50);
+    check(caps::BATCH, 0);
+    check(0, 0);
+}
+
+#[test]
+fn a_fork_that_fails_is_computed_anew() {
+    let rig = Rig::new(16, |e| {
+        e.facts.caps |= caps::FORK;
+        e.fork_fails = true;
+    });
+    let usages =
+        [[1; 40], [1; 40]].map(|prompt| ended(last(rig.submit(&prompt, 5, &[]).expect("admitted"))).1);
+    assert_eq!(usages.map(|usage| (usage.cached_tokens, usage.completion_tokens)), [(0, 5), (0, 5)]);
+    assert_eq!(rig.end().lock().expect("no panic").forks, 1);
+}
+
+#[test]
+fn a_request_that_has_no_room_even_alone_ends_with_that_error() {
+    let rig = Rig::new(16, |e| e.short_of = 960);
+    let failed = last(rig.submit(&[1; 100], 5, &[]).expect("admitted"));
+    assert!(matches!(&failed, Event::Failed(Failure::Inference(e)) if e.code == Code::KV_FULL), "{failed:?}");
+    assert_eq!(ended(last(rig.submit(&[1; 10], 5, &[]).expect("admitted"))).1.completion_tokens, 5);
+    rig.end();
+}
+
+/// Waits for a job's first event.
+fn started(events: &mut UnboundedReceiver<Event>) {
+    assert!(matches!(events.blocking_recv(), Some(Event::Started)));
+}
+
+#[test]
+fn clients_may_leave_the_queue_a_prompt_or_an_answer() {
+    let rig = Rig::new(16, |e| e.pace = Duration::from_millis(5));
+    // Three chunks of prompts each, then many tokens; the fifth waits until one of the others ends.
+    let mut jobs: Vec<_> = (0..4).map(|n| rig.submit(&[n; 150], 50, &[]).expect("admitted")).collect();
+    let queued = rig.submit(&[900; 150], 50, &[]).expect("admitted");
+    jobs.iter_mut().for_each(started);
+    drop(queued);
+    drop(jobs.pop());
+    std::thread::sleep(Duration::from_millis(100));
+    drop(jobs.pop());
+    jobs.into_iter().for_each(|events| assert_eq!(ended(last(events)).1.completion_tokens, 50));
+    let seen = rig.end();
+    let seen = seen.lock().expect("no panic");
+    assert!(!seen.freed.iter().any(|tokens| tokens.contains(&900)), "it never left the queue");
+    let full = seen.freed.iter().filter(|tokens| tokens.len() == 199).count();
+    assert_eq!(full, 2, "the others stopped early");
+}
+
+#[test]
+fn a_flood_of_one_key_does_not_hold_up_another() {
+    let rig = Rig::new(100, |e| e.pace = Duration::from_millis(1));
+    let mut flood: Vec<_> =
+        (0..60).map(|_| rig.submit_as("flood", &[1; 20], 20, &[]).expect("admitted")).collect();
+    // The queue is fair to what was served, so something has to be first.
+    started(&mut flood[0]);
+    let other = rig.submit_as("other", &[2; 20], 20, &[]).expect("admitted");
+    ended(last(other));
+    let ends = |events: &mut UnboundedReceiver<Event>| {
+        std::iter::from_fn(|| events.try_recv().ok()).any(|event| matches!(event, Event::End { .. }))
+    };
+    let before: usize = flood.iter_mut().map(|events| usize::from(ends(events))).sum();
+    assert!(before <= 20, "{before} of the flood came before it");
+    drop(flood);
+    rig.end();
 }
 
 #[test]
