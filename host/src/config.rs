@@ -9,9 +9,6 @@ use crate::http;
 use crate::models::{MAX_BATCH_TOKENS, Replacements};
 use crate::scheduler;
 
-/// Sequences that may be kept for their prefixes, for each that may run.
-const PARKED_PER_LANE: u32 = 7;
-
 /// Everything `sconce serve` needs to know.
 pub struct ServeConfig {
     pub model: Option<PathBuf>,
@@ -47,7 +44,7 @@ impl ServeConfig {
         let scheduling = scheduler::Limits {
             max_batch_tokens: MAX_BATCH_TOKENS,
             lanes: args.max_sequences,
-            sequences: args.max_sequences.saturating_mul(1 + PARKED_PER_LANE),
+            sequences: scheduler::held_sequences(args.max_sequences),
             queue: args.queue,
             prefix_tokens: args.prefix_cache,
             max_step: args.max_step_ms.map(Duration::from_millis),

@@ -109,7 +109,7 @@ fn those_who_wait_are_told() {
 /// An error that is no panic ends its request; the backend stays in service.
 #[test]
 fn an_error_ends_its_request_only() {
-    let server = Server::mock("error_after=5", &[]);
+    let server = Server::mock("error_after=5", &["--prefix-cache", "0"]);
     complete(&server, 5).ok();
     for _ in 0..2 {
         says(&complete(&server, 5).error(500), &["inference failed", "asked to fail after 5 steps"]);

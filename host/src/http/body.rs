@@ -9,6 +9,7 @@ use crate::scheduler::Sampling;
 use sconce_formats::GenerationDefaults;
 
 use super::error::ApiError;
+use super::prompt_field::PromptField;
 
 /// Most stop strings in one request.
 const MAX_STOPS: usize = 16;
@@ -58,16 +59,6 @@ pub struct Body {
     ignore_eos: Option<bool>,
     min_tokens: Option<i64>,
     stop_token_ids: Option<Value>,
-}
-
-/// What a prompt may look like on the wire.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged, expecting = "expected a string or an array of token ids (whole numbers from 0)")]
-enum PromptField {
-    Text(String),
-    Tokens(Vec<u32>),
-    Texts(Vec<String>),
-    TokenLists(Vec<Vec<u32>>),
 }
 
 /// The prompt of a request.
@@ -254,7 +245,8 @@ fn within(param: &str, value: f64, least: f64, most: f64) -> Result<f32, ApiErro
 }
 
 fn wrong_type(error: serde_path_to_error::Error<serde_json::Error>) -> ApiError {
-    let path = error.path().to_string();
+    // The field; which item of its array is wrong, the message need not say.
+    let path = error.path().to_string().split('[').next().unwrap_or_default().to_owned();
     if error.inner().classify() != serde_json::error::Category::Data {
         return ApiError::Json(error.inner().to_string());
     }

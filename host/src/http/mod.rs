@@ -13,6 +13,7 @@ mod intake;
 mod limits;
 mod openai;
 mod patience;
+mod prompt_field;
 mod server;
 mod stage;
 mod turns;

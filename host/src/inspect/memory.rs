@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::report::Known;
 use crate::cli::{CpuWeights, InspectArgs};
+use crate::scheduler::held_sequences;
 
 /// Memory on the CPU backend.
 #[derive(Debug, Serialize)]
@@ -75,7 +76,13 @@ pub fn of(header: &ModelHeader, args: &InspectArgs) -> Memory {
     let weights = Holding::on_cpu(packs(args.cpu_weights), header.parameters()).weights(header);
     let context = args.ctx.map_or(config.context_length, |ctx| ctx as usize);
     let kv = args.kv_type.on_cpu();
-    let asked = Asked { context, sequences: args.max_sequences as usize, kv, kv_bytes: args.kv_memory };
+    let asked = Asked {
+        context,
+        sequences: args.max_sequences as usize,
+        held: held_sequences(args.max_sequences) as usize,
+        kv,
+        kv_bytes: args.kv_memory,
+    };
     Memory {
         cpu_weights: args.cpu_weights.name(),
         weights_file_bytes: header.weights_bytes,
@@ -99,7 +106,10 @@ pub fn of(header: &ModelHeader, args: &InspectArgs) -> Memory {
 /// What is asked of the KV cache.
 struct Asked {
     context: usize,
+    /// That run at once.
     sequences: usize,
+    /// That there are, kept ones included.
+    held: usize,
     kv: KvType,
     /// `None`: what is automatic.
     kv_bytes: Option<u64>,
@@ -120,7 +130,7 @@ fn on_machine(
     asked: Asked,
     memory: sconce_formats::memory::Memory,
 ) -> Machine {
-    let Asked { context, sequences, kv, kv_bytes } = asked;
+    let Asked { context, sequences, held, kv, kv_bytes } = asked;
     let left = memory.free.saturating_sub(weights.allocated());
     let budget = kv_bytes.unwrap_or_else(|| kv_budget(left, weights.quantised(), CPU_PACKED_SHARE));
     let block_bytes = KV_BLOCK as u64 * kv.bytes(config.kv_bytes_per_token(1));
@@ -128,7 +138,7 @@ fn on_machine(
     let fitting = budget.checked_div(block_bytes).and_then(|blocks| usize::try_from(blocks).ok());
     let fitting = fitting.unwrap_or(usize::MAX / KV_BLOCK);
     let needed = context.div_ceil(KV_BLOCK);
-    let blocks = fitting.min(sequences.saturating_mul(needed));
+    let blocks = fitting.min(held.saturating_mul(needed));
     let cache_fits = kv_bytes.is_none() || blocks as u64 * block_bytes <= left;
     Machine {
         total_bytes: memory.total,
@@ -157,7 +167,7 @@ mod tests {
     fn check(free: u64, floats: u64, sequences: usize, expected: (bool, u64, u64, usize, usize)) {
         let weights = WeightBytes { floats, ..WeightBytes::default() };
         let memory = sconce_formats::memory::Memory { total: 1 << 40, free };
-        let asked = Asked { context: 100, sequences, kv: KvType::F32, kv_bytes: None };
+        let asked = Asked { context: 100, sequences, held: sequences, kv: KvType::F32, kv_bytes: None };
         let found = on_machine(&tiny(), weights, asked, memory);
         let figures = (
             found.fits,
@@ -187,7 +197,7 @@ mod tests {
     #[test]
     fn a_budget_that_was_said_is_taken_if_it_is_there() {
         let check = |kv, kv_bytes, expected| {
-            let asked = Asked { context: 100, sequences: 2, kv, kv_bytes: Some(kv_bytes) };
+            let asked = Asked { context: 100, sequences: 2, held: 2, kv, kv_bytes: Some(kv_bytes) };
             let memory = sconce_formats::memory::Memory { total: 1 << 40, free: 100_000 };
             let found = on_machine(&tiny(), WeightBytes::default(), asked, memory);
             let figures = (found.fits, found.kv_budget_bytes, found.kv_capacity_tokens);

@@ -21,7 +21,7 @@ use tokio::sync::mpsc as events;
 
 pub use job::{Event, Failure, Finish, Job, Timings, Usage};
 pub use sampler::{Sampler, Sampling};
-pub use state::Limits;
+pub use state::{Limits, held_sequences};
 pub use worker::Worker;
 
 use crate::executor::{ExecError, ModelFacts};

@@ -50,6 +50,14 @@ impl Policy {
     }
 }
 
+/// Sequences that may be kept for their prefixes, for each request that may run.
+const PARKED_PER_LANE: u32 = 7;
+
+/// Sequences that an executor has to hold for so many requests that run at once.
+pub fn held_sequences(lanes: u32) -> u32 {
+    lanes.saturating_mul(1 + PARKED_PER_LANE)
+}
+
 /// Limits of an engine, as far as the flags set them.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {

@@ -28,7 +28,10 @@ chunks = list(stream)
 deltas = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
 assert "".join(deltas) == text, deltas
 assert [c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason] == ["stop"]
-assert chunks[-1].usage == whole.usage, chunks[-1]
+usage = chunks[-1].usage
+assert (usage.prompt_tokens, usage.completion_tokens) == (whole.usage.prompt_tokens, whole.usage.completion_tokens), usage
+# The second time all of the prompt but its last token is there already.
+assert usage.prompt_tokens_details.cached_tokens == usage.prompt_tokens - 1, usage
 
 completion = client.completions.create(model=model, prompt="Once upon a time", temperature=0, max_tokens=20)
 assert completion.choices[0].finish_reason == "length", completion
