@@ -21,8 +21,8 @@ const MIXED_SHARE: f64 = 2.0;
 /// A prompt's row beside others is taken to cost at least and at most so many times one alone. A disturbed step
 /// would else make chunks so small, or so large, that later ones teach nothing better.
 const MIXED_COST: (f64, f64) = (0.5, 3.0);
-/// Weight of the latest measurement.
-const LATEST: f64 = 0.3;
+/// Weight of the earlier measurements beside the latest.
+const EARLIER: f64 = 0.8;
 
 /// What is known of the steps' times, in seconds.
 pub struct Pace {
@@ -30,15 +30,20 @@ pub struct Pace {
     max_step: Option<f64>,
     /// Sequences and time of the last step in which all decoded.
     decode: Option<(u32, f64)>,
-    /// A prompt's row in steps without decoding sequences.
-    alone: Option<f64>,
-    /// What a prompt's row adds to a step in which others decode.
-    mixed: Option<f64>,
+    /// Prompts' rows in steps without decoding sequences.
+    alone: Rate,
+    /// What prompts' rows add to steps in which others decode.
+    mixed: Rate,
 }
 
 impl Pace {
     pub fn new(max_step: Option<Duration>) -> Self {
-        Pace { max_step: max_step.map(|time| time.as_secs_f64()), decode: None, alone: None, mixed: None }
+        Pace {
+            max_step: max_step.map(|time| time.as_secs_f64()),
+            decode: None,
+            alone: Rate::default(),
+            mixed: Rate::default(),
+        }
     }
 
     /// Learns from a step with so many rows of prompts and of decoding sequences.
@@ -47,13 +52,10 @@ impl Pace {
         match (prefill, decoding) {
             (0, 0) => {}
             (0, _) => self.decode = Some((decoding, time)),
-            (_, 0) => smooth(&mut self.alone, time / f64::from(prefill)),
+            (_, 0) => self.alone.add(prefill, time),
             _ => {
                 if let Some(decode) = self.decode_seconds(decoding) {
-                    let row = (time - decode) / f64::from(prefill);
-                    let (least, most) =
-                        self.alone.map_or((0.0, f64::MAX), |a| (a * MIXED_COST.0, a * MIXED_COST.1));
-                    smooth(&mut self.mixed, row.clamp(least, most));
+                    self.mixed.add(prefill, time - decode);
                 }
             }
         }
@@ -67,36 +69,58 @@ impl Pace {
     }
 
     fn alone_rows(&self) -> u32 {
-        match self.alone {
+        match self.alone.row() {
             Some(row) => whole((ALONE_SECONDS / row) as u32).max(LEAST_ALONE),
             None => UNKNOWN_ALONE,
         }
     }
 
     fn mixed_rows(&self, decoding: u32) -> u32 {
-        let (Some(decode), Some(row)) = (self.decode_seconds(decoding), self.mixed.or(self.alone)) else {
+        let (Some((_, last)), Some(decode), Some(row)) =
+            (self.decode, self.decode_seconds(decoding), self.mixed_row())
+        else {
             return whole(decoding + UNKNOWN_MIXED) - decoding;
         };
-        let budget = self.max_step.unwrap_or(MIXED_SHARE * decode);
-        let rows = ((budget - decode) / row).clamp(0.0, f64::from(u32::MAX / 2)) as u32;
+        let budget = self.max_step.unwrap_or(MIXED_SHARE * decode.max(last));
+        let rows = ((budget - decode) / row).round().clamp(0.0, f64::from(u32::MAX / 2)) as u32;
         whole(decoding + rows).max(whole(decoding) + ROWS) - decoding
     }
 
     /// What decoding takes with so many sequences, by the last time and what a row costs.
     fn decode_seconds(&self, decoding: u32) -> Option<f64> {
         let (sequences, time) = self.decode?;
-        let row = self.alone.unwrap_or(0.0);
+        let row = self.alone.row().unwrap_or(0.0);
         Some((time + (f64::from(decoding) - f64::from(sequences)) * row).max(time / 2.0))
+    }
+
+    fn mixed_row(&self) -> Option<f64> {
+        let Some(alone) = self.alone.row() else { return self.mixed.row() };
+        Some(self.mixed.row().unwrap_or(alone).clamp(alone * MIXED_COST.0, alone * MIXED_COST.1))
+    }
+}
+
+/// What a row takes, of late. Large steps weigh more: they say it more exactly.
+#[derive(Default)]
+struct Rate {
+    rows: f64,
+    seconds: f64,
+}
+
+impl Rate {
+    fn add(&mut self, rows: u32, seconds: f64) {
+        self.rows = self.rows * EARLIER + f64::from(rows);
+        self.seconds = self.seconds * EARLIER + seconds;
+    }
+
+    /// `None` before anything is known.
+    fn row(&self) -> Option<f64> {
+        (self.rows > 0.0).then(|| self.seconds / self.rows)
     }
 }
 
 /// Rounded down to full speed.
 fn whole(rows: u32) -> u32 {
     rows / ROWS * ROWS
-}
-
-fn smooth(value: &mut Option<f64>, latest: f64) {
-    *value = Some(value.map_or(latest, |value| value + LATEST * (latest - value)));
 }
 
 #[cfg(test)]
