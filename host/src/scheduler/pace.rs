@@ -7,9 +7,11 @@
 use std::time::Duration;
 
 /// Steps of a multiple of this many rows run at the full speed of the kernels; filling one up costs little.
-const ROWS: u32 = 16;
+const ROWS: u32 = 32;
+/// Where few decode, filling up ends at so many rows for each: their next token is a matter of few rows.
+const ROWS_EACH: u32 = 8;
 /// Rows of a step that others decode in, before anything is known of its time.
-const UNKNOWN_MIXED: u32 = 2 * ROWS;
+const UNKNOWN_MIXED: u32 = ROWS;
 /// Rows of a prompt's chunk before anything is known.
 const UNKNOWN_ALONE: u32 = 128;
 /// Least rows of a prompt's chunk when nothing decodes: fewer waste the kernels.
@@ -70,20 +72,21 @@ impl Pace {
 
     fn alone_rows(&self) -> u32 {
         match self.alone.row() {
-            Some(row) => whole((ALONE_SECONDS / row) as u32).max(LEAST_ALONE),
+            Some(row) => whole((ALONE_SECONDS / row) as u32, ROWS).max(LEAST_ALONE),
             None => UNKNOWN_ALONE,
         }
     }
 
     fn mixed_rows(&self, decoding: u32) -> u32 {
+        let unit = ROWS.min(ROWS_EACH.saturating_mul(decoding));
         let (Some((_, last)), Some(decode), Some(row)) =
             (self.decode, self.decode_seconds(decoding), self.mixed_row())
         else {
-            return whole(decoding + UNKNOWN_MIXED) - decoding;
+            return whole(decoding + UNKNOWN_MIXED, unit) - decoding;
         };
         let budget = self.max_step.unwrap_or(MIXED_SHARE * decode.max(last));
         let rows = ((budget - decode) / row).round().clamp(0.0, f64::from(u32::MAX / 2)) as u32;
-        whole(decoding + rows).max(whole(decoding) + ROWS) - decoding
+        whole(decoding + rows, unit).max(whole(decoding, unit) + unit) - decoding
     }
 
     /// What decoding takes with so many sequences, by the last time and what a row costs.
@@ -118,9 +121,9 @@ impl Rate {
     }
 }
 
-/// Rounded down to full speed.
-fn whole(rows: u32) -> u32 {
-    rows / ROWS * ROWS
+/// Rounded down to a multiple.
+fn whole(rows: u32, unit: u32) -> u32 {
+    rows / unit * unit
 }
 
 #[cfg(test)]
@@ -146,24 +149,26 @@ mod tests {
 
     #[test]
     fn a_mixed_step_takes_twice_the_time_of_decoding_in_whole_rows() {
-        // 80 ms for 20 rows; with the 4 that decode, 16 are whole.
-        check(&settled(None), 4, 512, 12);
-        // 12 more that decode cost 48 ms, so there are 128 ms for 32 rows.
-        check(&settled(None), 16, 512, 32);
+        // 80 ms for 20 rows; with the 4 that decode, 32 are whole.
+        check(&settled(None), 4, 512, 28);
+        // 36 more that decode cost 144 ms, so there are 224 ms for 56 rows: 96, with the 40.
+        check(&settled(None), 40, 512, 56);
+        // One alone is thought to take 68 ms of 160, which leaves 23 rows.
+        check(&settled(None), 1, 512, 23);
         check(&settled(None), 4, 5, 5);
     }
 
     #[test]
     fn a_limit_given_is_kept() {
-        // 320 ms for 80 rows.
-        check(&settled(Some(400 * MS)), 4, 512, 76);
-        check(&settled(Some(MS)), 4, 512, 12);
-        check(&settled(Some(MS)), 16, 512, 16);
+        // 320 ms for 80 rows, of which 64 are whole.
+        check(&settled(Some(400 * MS)), 4, 512, 60);
+        check(&settled(Some(MS)), 4, 512, 28);
+        check(&settled(Some(MS)), 1, 512, 7);
     }
 
     #[test]
     fn alone_a_chunk_takes_half_a_second() {
-        check(&settled(None), 0, 512, 112);
+        check(&settled(None), 0, 512, 96);
         let mut quick = Pace::new(None);
         quick.stepped(512, 0, MS);
         check(&quick, 0, 2048, 2048);
@@ -183,8 +188,8 @@ mod tests {
     fn a_disturbed_step_does_not_stop_prompts() {
         let mut pace = settled(None);
         (0..100).for_each(|_| pace.stepped(1, 4, 500 * MS));
-        check(&pace, 4, 512, 12);
-        check(&pace, 16, 512, 16);
+        check(&pace, 4, 512, 28);
+        check(&pace, 2, 512, 14);
     }
 
     #[test]
