@@ -86,7 +86,7 @@ fn a_checkpoint_is_described_by_its_files() {
             ("/memory/kv_bytes_per_token", json!(2 * 2 * 2 * 32 * 4)),
             ("/memory/context_tokens", json!(256)),
             ("/memory/machine/fits", json!(true)),
-            ("/memory/machine/kv_capacity_tokens", json!(3 * 256)),
+            ("/memory/machine/kv_capacity_tokens", json!(3 * 8 * 256)),
             ("/memory/machine/sequences_at_full_context", json!(3)),
         ],
     );
@@ -108,8 +108,8 @@ fn flags_decide_what_memory_is_asked_for() {
             ("/memory/weights_q8_0_bytes", json!((elements - vectors) / 32 * 34)),
             ("/memory/weights_f32_bytes", json!(4 * vectors)),
             ("/memory/weights_mapped_bytes", json!(0)),
-            // In blocks of 32.
-            ("/memory/machine/kv_capacity_tokens", json!(2 * 64)),
+            // In blocks of 32; for each sequence that runs, seven may be kept.
+            ("/memory/machine/kv_capacity_tokens", json!(2 * 8 * 64)),
             ("/memory/machine/tokens_per_sequence", json!(40)),
         ],
     );

@@ -20,6 +20,8 @@ const LEAST_ALONE: u32 = 64;
 const ALONE_SECONDS: f64 = 0.5;
 /// A mixed step may take this many times the last one in which all decoded.
 const MIXED_SHARE: f64 = 2.0;
+/// The same for one that is only filled up to full speed: fewer rows would take nearly as long.
+const FILL_SHARE: f64 = 2.75;
 /// A prompt's row beside others is taken to cost at least and at most so many times one alone. A disturbed step
 /// would else make chunks so small, or so large, that later ones teach nothing better.
 const MIXED_COST: (f64, f64) = (0.5, 3.0);
@@ -63,8 +65,7 @@ impl Pace {
         }
     }
 
-    /// Rows that prompts may take in a step in which so many sequences decode; at most `most`. They always fill
-    /// the step up to full speed, however long it takes: a prompt comes to its end.
+    /// Rows that prompts may take in a step in which so many sequences decode. At least 1, at most `most`.
     pub fn prefill_rows(&self, decoding: u32, most: u32) -> u32 {
         let rows = if decoding == 0 { self.alone_rows() } else { self.mixed_rows(decoding) };
         rows.clamp(1, most.max(1))
@@ -84,9 +85,13 @@ impl Pace {
         else {
             return whole(decoding + UNKNOWN_MIXED, unit) - decoding;
         };
-        let budget = self.max_step.unwrap_or(MIXED_SHARE * decode.max(last));
-        let rows = ((budget - decode) / row).round().clamp(0.0, f64::from(u32::MAX / 2)) as u32;
-        whole(decoding + rows, unit).max(whole(decoding, unit) + unit) - decoding
+        let within = |share: f64| {
+            let budget = self.max_step.unwrap_or(share * decode.max(last));
+            ((budget - decode) / row).round().clamp(0.0, f64::from(u32::MAX / 2)) as u32
+        };
+        let rows = whole(decoding + within(MIXED_SHARE), unit).saturating_sub(decoding);
+        let fill = unit - decoding % unit;
+        rows.max(fill.min(within(FILL_SHARE)))
     }
 
     /// What decoding takes with so many sequences, by the last time and what a row costs.
@@ -162,8 +167,7 @@ mod tests {
     fn a_limit_given_is_kept() {
         // 320 ms for 80 rows, of which 64 are whole.
         check(&settled(Some(400 * MS)), 4, 512, 60);
-        check(&settled(Some(MS)), 4, 512, 28);
-        check(&settled(Some(MS)), 1, 512, 7);
+        check(&settled(Some(MS)), 4, 512, 1);
     }
 
     #[test]
@@ -188,8 +192,8 @@ mod tests {
     fn a_disturbed_step_does_not_stop_prompts() {
         let mut pace = settled(None);
         (0..100).for_each(|_| pace.stepped(1, 4, 500 * MS));
-        check(&pace, 4, 512, 28);
-        check(&pace, 2, 512, 14);
+        // A row is taken to cost 12 ms, and 2.75 times 80 ms leave 140.
+        check(&pace, 4, 512, 12);
     }
 
     #[test]
