@@ -87,7 +87,7 @@ fn a_checkpoint_is_described_by_its_files() {
             ("/memory/context_tokens", json!(256)),
             ("/memory/machine/fits", json!(true)),
             ("/memory/machine/kv_capacity_tokens", json!(3 * 8 * 256)),
-            ("/memory/machine/sequences_at_full_context", json!(3)),
+            ("/memory/machine/sequences_at_full_context", json!(3 * 8)),
         ],
     );
     let stop = &report["text"]["special_tokens"]["stop"];

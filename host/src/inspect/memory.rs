@@ -53,7 +53,7 @@ pub struct Machine {
     pub kv_fitting_tokens: u64,
     /// Of these, what all sequences at full length can use.
     pub kv_capacity_tokens: u64,
-    /// How many sequences of the full context fit at once.
+    /// How many sequences of the full context fit at once, those kept for their prefix included.
     pub sequences_at_full_context: usize,
     /// How long each may be if all sequences run at once.
     pub tokens_per_sequence: usize,
