@@ -4,6 +4,7 @@
 //! its kernels are not made for. The kernels themselves (`attention`, `simd`) see plain slices.
 
 mod attention;
+mod parallel;
 mod q8_0;
 mod simd;
 
@@ -11,7 +12,6 @@ use std::marker::PhantomData;
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{CpuStorage, Device, Layout, Result, Storage, Tensor};
-use rayon::prelude::*;
 use sconce_formats::Activation;
 
 use crate::matrix::{Linear, Matrix};
@@ -130,8 +130,8 @@ fn gate_f32<A: Function>(gate: &Tensor, up: &Tensor) -> Option<Vec<f32>> {
 /// Both slices have the same length.
 fn gate_slices<A: Function>(gate: &[f32], up: &[f32]) -> Vec<f32> {
     let mut out = vec![0.0; gate.len()];
-    let inputs = gate.par_chunks(GATE_CHUNK).zip(up.par_chunks(GATE_CHUNK));
-    out.par_chunks_mut(GATE_CHUNK).zip(inputs).for_each(|(out, (gate, up))| {
+    let inputs = gate.chunks(GATE_CHUNK).zip(up.chunks(GATE_CHUNK));
+    parallel::each(out.chunks_mut(GATE_CHUNK).zip(inputs), |(out, (gate, up))| {
         simd::dispatch(Gate::<A> { gate, up, out, function: PhantomData });
     });
     out

@@ -8,8 +8,7 @@
 //!
 //! Source: the running softmax of Milakov and Gimelshein 2018, as used by Dao et al. 2022.
 
-use rayon::prelude::*;
-
+use super::parallel;
 use super::simd::{self, Kernel, exp, mul_add, tanh};
 use crate::kv::{BLOCK, HostLayer, Scratch, Side, widen};
 use crate::ops::Scoring;
@@ -46,7 +45,7 @@ pub(super) fn run(q: &[f32], heads: usize, jobs: &[Job<'_>], scoring: Scoring) -
     for job in jobs {
         cut(job, heads / job.cache.kv_heads(), scoring, &mut rows, &mut tiles);
     }
-    tiles.into_par_iter().with_max_len(1).for_each(simd::dispatch);
+    parallel::each(tiles, simd::dispatch);
     out
 }
 

@@ -7,8 +7,8 @@
 //! Source of the block layout: ggml's `block_q8_0`, a scale in f16 and 32 signed bytes.
 
 use half::f16;
-use rayon::prelude::*;
 
+use super::parallel;
 use super::simd::{self, Kernel, mul_add};
 
 /// Values of a block.
@@ -31,8 +31,8 @@ pub(super) fn matmul(x: &[f32], k: usize, blocks: &[u8], rows: usize) -> Option<
     }
     let tokens = x.len() / k;
     let mut by_row = vec![0.0; rows * tokens];
-    let pieces = by_row.par_chunks_mut(ROWS * tokens).zip(blocks.par_chunks(ROWS * k / VALUES * BYTES));
-    pieces.for_each(|(out, blocks)| simd::dispatch(Product { x, k, blocks, out }));
+    let pieces = by_row.chunks_mut(ROWS * tokens).zip(blocks.chunks(ROWS * k / VALUES * BYTES));
+    parallel::each(pieces, |(out, blocks)| simd::dispatch(Product { x, k, blocks, out }));
     Some(transposed(&by_row, rows, tokens))
 }
 
