@@ -21,7 +21,7 @@ const ALONE_SECONDS: f64 = 0.5;
 /// A mixed step may take this many times the last one in which all decoded.
 const MIXED_SHARE: f64 = 2.0;
 /// The same for one that is only filled up to full speed: fewer rows would take nearly as long.
-const FILL_SHARE: f64 = 2.75;
+const FILL_SHARE: f64 = 2.5;
 /// A prompt's row beside others is taken to cost at least and at most so many times one alone. A disturbed step
 /// would else make chunks so small, or so large, that later ones teach nothing better.
 const MIXED_COST: (f64, f64) = (0.5, 3.0);
@@ -192,8 +192,8 @@ mod tests {
     fn a_disturbed_step_does_not_stop_prompts() {
         let mut pace = settled(None);
         (0..100).for_each(|_| pace.stepped(1, 4, 500 * MS));
-        // A row is taken to cost 12 ms, and 2.75 times 80 ms leave 140.
-        check(&pace, 4, 512, 12);
+        // A row is taken to cost 12 ms, and 2.5 times 80 ms leave 120.
+        check(&pace, 4, 512, 10);
     }
 
     #[test]
