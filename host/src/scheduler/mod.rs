@@ -15,7 +15,7 @@ mod worker;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc as events;
 
@@ -28,7 +28,8 @@ use crate::executor::{ExecError, ModelFacts};
 
 /// What the async world may say to an engine thread.
 enum Message {
-    Run(Box<Job>),
+    /// A job, and when it came: the engine may look only after a long step.
+    Run(Box<Job>, Instant),
     /// End everything still running with an error, and return.
     Abort,
 }
@@ -99,7 +100,7 @@ impl Engine {
         }
         let waiting = self.shared.waiting.fetch_add(1, Ordering::Relaxed);
         let answer = if waiting < self.shared.places() {
-            self.messages.send(Message::Run(Box::new(job))).map_err(|_| Refused::Stopped)
+            self.messages.send(Message::Run(Box::new(job), Instant::now())).map_err(|_| Refused::Stopped)
         } else {
             Err(Refused::QueueFull { waiting })
         };

@@ -16,15 +16,18 @@ const UNKNOWN_MIXED: u32 = ROWS;
 const UNKNOWN_ALONE: u32 = 128;
 /// Least rows of a prompt's chunk when nothing decodes: fewer waste the kernels.
 const LEAST_ALONE: u32 = 64;
-/// Seconds that a step takes at most, roughly, while nothing decodes: those who come meanwhile wait for it.
-const ALONE_SECONDS: f64 = 0.5;
-/// A mixed step may take this many times the last one in which all decoded.
+/// Seconds that a step with many rows of prompts takes at most, roughly: those who come meanwhile wait for it.
+const LONG_STEP: f64 = 0.5;
+/// A mixed step may take this many times the last one in which all decoded, or more where many prompts wait for few
+/// that decode: they wait too, and a full batch is what makes all of them fast.
 const MIXED_SHARE: f64 = 2.0;
 /// The same for one that is only filled up to full speed: fewer rows would take nearly as long.
 const FILL_SHARE: f64 = 2.5;
 /// A prompt's row beside others is taken to cost at least and at most so many times one alone. A disturbed step
 /// would else make chunks so small, or so large, that later ones teach nothing better.
 const MIXED_COST: (f64, f64) = (0.5, 3.0);
+/// Steps in which all decoded that are remembered.
+const REMEMBERED: usize = 3;
 /// Weight of the earlier measurements beside the latest.
 const EARLIER: f64 = 0.8;
 
@@ -32,8 +35,8 @@ const EARLIER: f64 = 0.8;
 pub struct Pace {
     /// Longest step that others decode in; `None`: by the last one in which all decoded.
     max_step: Option<f64>,
-    /// Sequences and time of the last step in which all decoded.
-    decode: Option<(u32, f64)>,
+    /// Sequences and times of the last steps in which all decoded, the latest first.
+    decodes: [Option<(u32, f64)>; REMEMBERED],
     /// Prompts' rows in steps without decoding sequences.
     alone: Rate,
     /// What prompts' rows add to steps in which others decode.
@@ -44,7 +47,7 @@ impl Pace {
     pub fn new(max_step: Option<Duration>) -> Self {
         Pace {
             max_step: max_step.map(|time| time.as_secs_f64()),
-            decode: None,
+            decodes: [None; REMEMBERED],
             alone: Rate::default(),
             mixed: Rate::default(),
         }
@@ -55,38 +58,61 @@ impl Pace {
         let time = time.as_secs_f64();
         match (prefill, decoding) {
             (0, 0) => {}
-            (0, _) => self.decode = Some((decoding, time)),
+            (0, _) => {
+                self.decodes.rotate_right(1);
+                self.decodes[0] = Some((decoding, time));
+            }
             (_, 0) => self.alone.add(prefill, time),
             _ => {
                 if let Some(decode) = self.decode_seconds(decoding) {
                     self.mixed.add(prefill, time - decode);
+                    self.unbelieve(decoding, time, decode);
                 }
             }
         }
     }
 
-    /// Rows that prompts may take in a step in which so many sequences decode. At least 1, at most `most`.
-    pub fn prefill_rows(&self, decoding: u32, most: u32) -> u32 {
-        let rows = if decoding == 0 { self.alone_rows() } else { self.mixed_rows(decoding) };
+    /// A mixed step that took less than decoding is thought to take shows that what it is thought by was disturbed.
+    fn unbelieve(&mut self, decoding: u32, time: f64, decode: f64) {
+        if time < decode {
+            self.decodes = [None; REMEMBERED];
+            self.decodes[0] = Some((decoding, time));
+        }
+    }
+
+    /// Sequences and time of the last step in which all decoded; of one before it if that held no less and was quicker,
+    /// since something else may have disturbed the last.
+    fn decode(&self) -> Option<(u32, f64)> {
+        let (sequences, _) = self.decodes[0]?;
+        let held_no_less = self.decodes.iter().flatten().filter(|(before, _)| *before >= sequences);
+        held_no_less.copied().min_by(|(_, a), (_, b)| a.total_cmp(b))
+    }
+
+    /// Rows that so many prompts may take in a step in which so many sequences decode. At least 1, at most `most`.
+    pub fn prefill_rows(&self, prompts: u32, decoding: u32, most: u32) -> u32 {
+        let rows = if decoding == 0 { self.alone_rows() } else { self.mixed_rows(prompts, decoding) };
         rows.clamp(1, most.max(1))
     }
 
     fn alone_rows(&self) -> u32 {
         match self.alone.row() {
-            Some(row) => whole((ALONE_SECONDS / row) as u32, ROWS).max(LEAST_ALONE),
+            Some(row) => whole((LONG_STEP / row) as u32, ROWS).max(LEAST_ALONE),
             None => UNKNOWN_ALONE,
         }
     }
 
-    fn mixed_rows(&self, decoding: u32) -> u32 {
+    fn mixed_rows(&self, prompts: u32, decoding: u32) -> u32 {
         let unit = ROWS.min(ROWS_EACH.saturating_mul(decoding));
         let (Some((_, last)), Some(decode), Some(row)) =
-            (self.decode, self.decode_seconds(decoding), self.mixed_row())
+            (self.decode(), self.decode_seconds(decoding), self.mixed_row())
         else {
             return whole(decoding + UNKNOWN_MIXED, unit) - decoding;
         };
+        let crowd = 1.0 + f64::from(prompts) / f64::from(decoding);
         let within = |share: f64| {
-            let budget = self.max_step.unwrap_or(share * decode.max(last));
+            let usual = decode.max(last);
+            let long = (crowd * usual).min(LONG_STEP);
+            let budget = self.max_step.unwrap_or(long.max(share * usual));
             ((budget - decode) / row).round().clamp(0.0, f64::from(u32::MAX / 2)) as u32
         };
         let rows = whole(decoding + within(MIXED_SHARE), unit).saturating_sub(decoding);
@@ -96,7 +122,7 @@ impl Pace {
 
     /// What decoding takes with so many sequences, by the last time and what a row costs.
     fn decode_seconds(&self, decoding: u32) -> Option<f64> {
-        let (sequences, time) = self.decode?;
+        let (sequences, time) = self.decode()?;
         let row = self.alone.row().unwrap_or(0.0);
         Some((time + (f64::from(decoding) - f64::from(sequences)) * row).max(time / 2.0))
     }
@@ -148,8 +174,9 @@ mod tests {
         pace
     }
 
+    /// One prompt beside so many that decode.
     fn check(pace: &Pace, decoding: u32, most: u32, expected: u32) {
-        assert_eq!(pace.prefill_rows(decoding, most), expected, "{decoding} decoding");
+        assert_eq!(pace.prefill_rows(1, decoding, most), expected, "{decoding} decoding");
     }
 
     #[test]
@@ -161,6 +188,17 @@ mod tests {
         // One alone is thought to take 68 ms of 160, which leaves 23 rows.
         check(&settled(None), 1, 512, 23);
         check(&settled(None), 4, 5, 5);
+    }
+
+    #[test]
+    fn many_prompts_beside_few_that_decode_take_longer_steps() {
+        let pace = settled(None);
+        // As many as decode: twice the time, as for one. Three times as many: four times 80 ms, 240 for prompts.
+        assert_eq!(pace.prefill_rows(4, 4, 512), 28);
+        assert_eq!(pace.prefill_rows(12, 4, 512), 60);
+        // Never more than half a second: one alone is thought to take 68 ms of it.
+        assert_eq!(pace.prefill_rows(31, 1, 512), 103);
+        assert_eq!(settled(Some(160 * MS)).prefill_rows(12, 4, 512), 20);
     }
 
     #[test]
@@ -197,9 +235,23 @@ mod tests {
     }
 
     #[test]
+    fn a_disturbed_decode_does_not_let_prompts_in() {
+        let mut pace = settled(None);
+        pace.stepped(0, 4, 2000 * MS);
+        check(&pace, 4, 512, 28);
+        // The very first was slow: the next mixed step shows it.
+        let mut pace = Pace::new(None);
+        pace.stepped(100, 0, 400 * MS);
+        pace.stepped(0, 4, 2000 * MS);
+        assert!(pace.prefill_rows(1, 4, 512) > 400);
+        pace.stepped(28, 4, 200 * MS);
+        assert!(pace.prefill_rows(1, 4, 512) <= 92, "{}", pace.prefill_rows(1, 4, 512));
+    }
+
+    #[test]
     fn a_lucky_step_does_not_make_rows_free() {
         let mut pace = settled(None);
         (0..100).for_each(|_| pace.stepped(12, 4, 10 * MS));
-        assert!(pace.prefill_rows(4, 10_000) <= 48, "{}", pace.prefill_rows(4, 10_000));
+        assert!(pace.prefill_rows(1, 4, 10_000) <= 48, "{}", pace.prefill_rows(1, 4, 10_000));
     }
 }

@@ -123,6 +123,10 @@ impl<T> FairQueue<T> {
 
     /// Takes out every item for which `gone` says so, in the order of [`iter`](Self::iter).
     pub fn drain_where(&mut self, mut gone: impl FnMut(&T) -> bool) -> Vec<T> {
+        // Mostly nothing is gone, and then nothing is to be moved.
+        if !self.iter().any(&mut gone) {
+            return Vec::new();
+        }
         self.floor = self.level();
         let mut drained = Vec::new();
         for item in std::mem::take(&mut self.front).into_iter().rev() {

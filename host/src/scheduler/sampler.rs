@@ -155,7 +155,7 @@ impl Sampler {
 
 /// The lowest id of the largest logit; `None` if there are no numbers.
 fn argmax(logits: &[f32]) -> Option<u32> {
-    let largest = largest(logits);
+    let largest = Some(largest(logits)).filter(|largest| *largest > f32::NEG_INFINITY)?;
     logits.iter().position(|logit| *logit == largest).map(|id| id as u32)
 }
 
@@ -325,6 +325,9 @@ mod tests {
     fn rows_without_numbers_are_refused() {
         assert_eq!(Sampler::new(Sampling::greedy()).sample(&[f32::NAN; 3], &[]), Err(NoCandidate));
         assert_eq!(Sampler::new(seeded()).sample(&[f32::NAN; 3], &[]), Err(NoCandidate));
+        let hopeless = [f32::NEG_INFINITY, f32::NAN];
+        assert_eq!(Sampler::new(Sampling::greedy()).sample(&hopeless, &[]), Err(NoCandidate));
+        assert_eq!(Sampler::new(seeded()).sample(&hopeless, &[]), Err(NoCandidate));
         assert_eq!(Sampler::new(seeded()).sample(&[f32::NAN, 1.0], &[]), Ok(1));
         assert_eq!(Sampler::new(seeded()).sample(&[f32::INFINITY, 1.0], &[]), Ok(0));
     }

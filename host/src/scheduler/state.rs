@@ -110,6 +110,8 @@ pub struct Lane<T> {
     tokens: Vec<u32>,
     prompt: u32,
     fed: u32,
+    /// While it has no sequence: tokens that it is likely to find in the cache.
+    findable: u32,
     seq: Option<SeqId>,
     share: Arc<str>,
     cache: Option<Arc<str>>,
@@ -166,7 +168,7 @@ impl<T> Lane<T> {
     }
 
     fn work(&self) -> Work {
-        Work { pending: self.pending(), decoding: self.decoding(), number: self.number }
+        Work { pending: self.pending() - self.findable, decoding: self.decoding(), number: self.number }
     }
 
     /// Blocks that it takes once all its tokens and the next one are there.
@@ -182,7 +184,7 @@ impl<T> Lane<T> {
 
     /// Goes without its sequence, which is returned.
     fn give_up(&mut self) -> Option<SeqId> {
-        (self.fed, self.forked) = (0, None);
+        (self.fed, self.findable, self.forked) = (0, 0, None);
         self.seq.take()
     }
 }
@@ -196,6 +198,17 @@ pub enum Place {
     Take { seq: SeqId, len: u32, cut: bool },
     /// A new sequence that begins as another does.
     Fork { src: SeqId, len: u32 },
+}
+
+impl Place {
+    /// The sequence that is reused, and the tokens of it.
+    fn reuses(self) -> Option<(SeqId, u32)> {
+        match self {
+            Place::Fresh => None,
+            Place::Take { seq, len, .. } => Some((seq, len)),
+            Place::Fork { src, len } => Some((src, len)),
+        }
+    }
 }
 
 /// What makes room when KV memory is full.
@@ -252,13 +265,13 @@ impl<T> Scheduler<T> {
         self.lanes.is_empty() && self.queue.is_empty()
     }
 
-    /// Tokens in the sequences of the lanes, and in parked ones.
+    /// Tokens in the sequences of the lanes, and in parked ones; those that a lane shares with a parked one are in both.
     pub fn kv_tokens(&self) -> (u64, u64) {
         let parked = match self.policy.parked.shared {
             true => self.prefixes.tokens(),
             false => self.prefixes.tokens_unshared(),
         };
-        (self.lanes.iter().map(|lane| u64::from(lane.fed)).sum(), parked)
+        (self.of_lanes(|lane| u64::from(lane.fed), self.policy.block), parked)
     }
 
     /// The sequences that ended requests left.
@@ -276,6 +289,7 @@ impl<T> Scheduler<T> {
             prompt: tokens.len() as u32,
             tokens,
             fed: 0,
+            findable: 0,
             seq: None,
             share: share.clone(),
             cache,
@@ -303,38 +317,52 @@ impl<T> Scheduler<T> {
                 break;
             }
             claimed += need;
-            self.lanes.push(self.queue.pop().expect("the queue has a next"));
+            let mut lane = self.queue.pop().expect("the queue has a next");
+            lane.findable = self.findable(&lane);
+            self.lanes.push(lane);
         }
         self.lanes.len() - before
     }
 
-    /// Blocks that the lanes take, now or soon. What forks of one sequence share counts once, whether that sequence
-    /// is a lane's or not: blocks stay for as long as one of them holds them.
+    /// How much of a lane lies in the cache, which is kept for it.
+    fn findable(&mut self, lane: &Lane<T>) -> u32 {
+        let Some((source, len)) = self.place_of(lane).reuses() else { return 0 };
+        self.prefixes.touch(source);
+        len
+    }
+
+    /// Blocks that the lanes take, now or soon.
     fn claimed(&self) -> u64 {
+        self.of_lanes(|lane| lane.need(&self.policy), 1)
+    }
+
+    /// Sums what each lane has, where a block is so much. What forks of one sequence share counts once, whether that
+    /// sequence is a lane's or not: blocks stay for as long as one of them holds them.
+    fn of_lanes(&self, has: impl Fn(&Lane<T>) -> u64, block: u64) -> u64 {
         let is_running = |seq| self.lanes.iter().any(|lane| lane.seq == Some(seq));
-        let (mut claimed, mut of_others) = (0, HashMap::new());
+        let (mut sum, mut of_others) = (0, HashMap::new());
         for lane in &self.lanes {
-            let need = lane.need(&self.policy);
             let Some((source, shared)) = lane.shared(&self.policy) else {
-                claimed += need;
+                sum += has(lane);
                 continue;
             };
-            claimed += need.saturating_sub(shared);
+            sum += has(lane).saturating_sub(shared * block);
             if !is_running(source) {
                 let most = of_others.entry(source).or_insert(0);
                 *most = shared.max(*most);
             }
         }
-        claimed + of_others.values().sum::<u64>()
+        sum + of_others.values().sum::<u64>() * block
     }
 
     /// What the next step holds.
     pub fn plan(&self) -> Vec<Slice> {
         let work: Vec<Work> = self.lanes.iter().map(Lane::work).collect();
         let decoding = work.iter().filter(|work| work.decoding).count() as u32;
+        let prompts = work.len() as u32 - decoding;
         let limits = StepLimits {
             max_batch_tokens: self.policy.max_batch_tokens,
-            prefill_tokens: self.pace.prefill_rows(decoding, self.policy.max_batch_tokens),
+            prefill_tokens: self.pace.prefill_rows(prompts, decoding, self.policy.max_batch_tokens),
             max_chunks: if self.policy.can(caps::BATCH) { usize::MAX } else { 1 },
         };
         steps::plan(&work, limits, self.turn)
@@ -342,7 +370,10 @@ impl<T> Scheduler<T> {
 
     /// Where a lane without a sequence begins best.
     pub fn place(&self, lane: usize) -> Place {
-        let lane = &self.lanes[lane];
+        self.place_of(&self.lanes[lane])
+    }
+
+    fn place_of(&self, lane: &Lane<T>) -> Place {
         let Some(salt) = lane.cache.as_ref().filter(|_| self.policy.parked.tokens > 0) else {
             return Place::Fresh;
         };
@@ -381,16 +412,11 @@ impl<T> Scheduler<T> {
 
     /// A lane has its sequence; one that was parked is the lane's now. True if it is the first one it ever had.
     pub fn placed(&mut self, lane: usize, place: Place, seq: SeqId) -> bool {
-        let (len, forked) = match place {
-            Place::Fresh => (0, None),
-            Place::Take { len, .. } => {
-                self.prefixes.take(seq);
-                (len, None)
-            }
-            Place::Fork { src, len } => (len, Some((src, len))),
-        };
+        self.prefixes.take(seq);
+        let len = place.reuses().map_or(0, |(_, len)| len);
         let lane = &mut self.lanes[lane];
-        (lane.seq, lane.fed, lane.forked) = (Some(seq), len, forked);
+        (lane.seq, lane.fed, lane.findable) = (Some(seq), len, 0);
+        lane.forked = matches!(place, Place::Fork { .. }).then(|| place.reuses()).flatten();
         lane.charged = lane.charged.max(len);
         let is_first = lane.cached.is_none();
         lane.cached.get_or_insert(len);

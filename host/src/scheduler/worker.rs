@@ -42,16 +42,15 @@ struct Running {
 }
 
 impl Running {
-    fn new(job: Job) -> Self {
-        let now = Instant::now();
+    fn new(job: Job, arrived: Instant) -> Self {
         Running {
             sampler: Sampler::new(job.sampling.clone()),
             text: TextStream::new(&job),
             job,
-            arrived: now,
+            arrived,
             started: None,
             first_token: None,
-            last_token: now,
+            last_token: arrived,
         }
     }
 
@@ -127,7 +126,7 @@ impl Worker {
                 self.inbox.try_recv()
             };
             match message {
-                Ok(Message::Run(job)) => self.arrive(*job),
+                Ok(Message::Run(job, arrived)) => self.arrive(*job, arrived),
                 Ok(Message::Abort) => {
                     self.arrive_late();
                     self.end_all(&Failure::ShuttingDown);
@@ -139,9 +138,9 @@ impl Worker {
         }
     }
 
-    fn arrive(&mut self, job: Job) {
+    fn arrive(&mut self, job: Job, arrived: Instant) {
         let (share, cache) = (job.share.clone(), job.cache.clone());
-        let mut load = Running::new(job);
+        let mut load = Running::new(job, arrived);
         let tokens = std::mem::take(&mut load.job.prompt);
         self.scheduler.arrive(Request { tokens, share, cache, load });
     }
@@ -150,8 +149,8 @@ impl Worker {
     fn arrive_late(&mut self) {
         let late: Vec<Message> = self.inbox.try_iter().collect();
         for message in late {
-            if let Message::Run(job) = message {
-                self.arrive(*job);
+            if let Message::Run(job, arrived) = message {
+                self.arrive(*job, arrived);
             }
         }
     }

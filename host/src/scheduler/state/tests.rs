@@ -162,6 +162,30 @@ fn a_prompt_finds_what_one_before_it_computed_after_both_arrived() {
 }
 
 #[test]
+fn what_lies_in_the_cache_is_no_work_that_others_go_before_for() {
+    let mut rig = Rig::parked(Policy { max_batch_tokens: 20, ..policy() }, &count(60));
+    rig.run("other", &branch(0, 10));
+    rig.leave("other");
+    rig.arrive("short", &branch(0, 30));
+    rig.arrive("second turn", &count(62));
+    rig.scheduler.admit();
+    assert_eq!(rig.scheduler.plan()[0].lane, rig.lane("second turn"), "2 tokens of it are new");
+    // What was found is kept for the one that waits for its turn.
+    assert_eq!(rig.scheduler.relieve(None), Relief::Evicted(SeqId(2)));
+}
+
+#[test]
+fn what_forks_share_is_held_once() {
+    let mut rig = Rig::parked(policy(), &count(80));
+    for (fork, tail) in [("a", 5000), ("b", 6000)] {
+        let prompt = [count(70), vec![tail; 9]].concat();
+        assert_eq!(rig.run(fork, &prompt), Place::Fork { src: SeqId(1), len: 70 });
+    }
+    // 64 of the 70 are whole blocks; the parked sequence counts by itself.
+    assert_eq!(rig.scheduler.kv_tokens(), (64 + 2 * 15, 80));
+}
+
+#[test]
 fn what_is_parked_is_used_as_far_as_the_executor_can() {
     let check = |caps: u64, prompt: &[u32], expected: Place| {
         let mut rig = Rig::parked(Policy { caps, ..policy() }, &count(32));

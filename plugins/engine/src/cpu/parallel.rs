@@ -11,12 +11,15 @@ use candle_core::utils::barrier_pool;
 pub(super) fn each<T: Send>(pieces: impl IntoIterator<Item = T>, body: impl Fn(T) + Sync) {
     // The pool hands out ranges; the locks, never contended, are what lets a thread own the pieces of one.
     let pieces: Vec<Mutex<Option<T>>> = pieces.into_iter().map(|piece| Mutex::new(Some(piece))).collect();
-    barrier_pool().execute_chunked(pieces.len(), |range| {
-        for piece in &pieces[range] {
-            let piece = piece.lock().ok().and_then(|mut piece| piece.take());
-            piece.into_iter().for_each(&body);
-        }
-    });
+    let run = |pieces: &[Mutex<Option<T>>]| {
+        let taken = pieces.iter().filter_map(|piece| piece.lock().ok()?.take());
+        taken.for_each(&body);
+    };
+    match pieces.len() {
+        // Nothing that others could help with.
+        0 | 1 => run(&pieces),
+        count => barrier_pool().execute_chunked(count, |range| run(&pieces[range])),
+    }
 }
 
 #[cfg(test)]
