@@ -108,16 +108,19 @@ impl Pace {
         else {
             return whole(decoding + UNKNOWN_MIXED, unit) - decoding;
         };
-        let crowd = 1.0 + f64::from(prompts) / f64::from(decoding);
-        let within = |share: f64| {
-            let usual = decode.max(last);
-            let long = (crowd * usual).min(LONG_STEP);
-            let budget = self.max_step.unwrap_or(long.max(share * usual));
+        let usual = decode.max(last);
+        let within = |seconds: f64| {
+            let budget = self.max_step.unwrap_or(seconds);
             ((budget - decode) / row).round().clamp(0.0, f64::from(u32::MAX / 2)) as u32
         };
-        let rows = whole(decoding + within(MIXED_SHARE), unit).saturating_sub(decoding);
+        let crowd = 1.0 + f64::from(prompts) / f64::from(decoding);
+        if crowd > MIXED_SHARE && self.max_step.is_none() {
+            let rows = within((crowd * usual).min(LONG_STEP).max(MIXED_SHARE * usual));
+            return (decoding + rows).next_multiple_of(unit) - decoding;
+        }
+        let rows = whole(decoding + within(MIXED_SHARE * usual), unit).saturating_sub(decoding);
         let fill = unit - decoding % unit;
-        rows.max(fill.min(within(FILL_SHARE)))
+        rows.max(fill.min(within(FILL_SHARE * usual)))
     }
 
     /// What decoding takes with so many sequences, by the last time and what a row costs.
@@ -197,7 +200,7 @@ mod tests {
         assert_eq!(pace.prefill_rows(4, 4, 512), 28);
         assert_eq!(pace.prefill_rows(12, 4, 512), 60);
         // Never more than half a second: one alone is thought to take 68 ms of it.
-        assert_eq!(pace.prefill_rows(31, 1, 512), 103);
+        assert_eq!(pace.prefill_rows(31, 1, 512), 111);
         assert_eq!(settled(Some(160 * MS)).prefill_rows(12, 4, 512), 20);
     }
 
