@@ -44,18 +44,7 @@ pub(crate) fn load(
 ) -> Result<Loaded<AdapterExecutor>> {
     let name = header.config.family.name;
     let family = FAMILIES.iter().find(|family| family.name == name).ok_or_else(|| absent(name))?;
-    if asked.compute != COMPUTE.compute || asked.dense == DenseAs::Q8_0 {
-        return Err(EngineError::Unsupported {
-            what: format!("the family {name} in another type than float32"),
-            fix: "ask for `auto` or float32".to_owned(),
-        });
-    }
-    if asked.kv != COMPUTE.kv {
-        return Err(EngineError::Unsupported {
-            what: format!("a KV cache of type {} for the family {name}", asked.kv.name()),
-            fix: "ask for `auto` or float32".to_owned(),
-        });
-    }
+    check_types(request, asked, name)?;
     let settings = settings(header, overrides)?;
     // There is no quantised version to turn to: these families come from safetensors only.
     let need = ("the model's weights", weights_bytes(header));
@@ -68,6 +57,19 @@ pub(crate) fn load(
     let info = info(header, limits);
     let stats = Box::new(EngineStats(counters.clone()));
     Ok(Loaded { executor: AdapterExecutor::new(recipe, info, limits, counters), stats })
+}
+
+/// Refuses types that were asked for by name. What is automatic on this backend is not: here it is float32.
+fn check_types(request: &LoadRequest, asked: Types, family: &str) -> Result<()> {
+    let refuse = |what| Err(EngineError::Unsupported { what, fix: "ask for `auto` or float32".to_owned() });
+    let other_compute = request.weight_dtype != dtype::AUTO && asked.compute != COMPUTE.compute;
+    if other_compute || asked.dense == DenseAs::Q8_0 {
+        return refuse(format!("the family {family} in another type than float32"));
+    }
+    if request.kv_dtype != dtype::AUTO && asked.kv != COMPUTE.kv {
+        return refuse(format!("a KV cache of type {} for the family {family}", asked.kv.name()));
+    }
+    Ok(())
 }
 
 fn absent(name: &str) -> EngineError {

@@ -9,7 +9,7 @@ use super::*;
 use crate::cpu::CpuOps;
 use crate::load::model_source;
 use crate::ops::Place;
-use crate::target::{DenseAs, Types};
+use crate::target::{DenseAs, Target, Types};
 use crate::testing::{Logits, assert_close, distance, noise, request, target, tokens};
 
 /// Differences of rounding: other shapes of products add in another order.
@@ -20,15 +20,23 @@ const VOCAB: u32 = 128;
 type Tail = crate::testing::Model<AdapterExecutor>;
 
 fn open_with(name: &str, change: impl FnOnce(&mut sdk::LoadRequest)) -> sdk::Result<Tail> {
+    open_on(target(Arc::new(CpuOps)), Place::Host, name, change)
+}
+
+fn open_on(
+    target: Target,
+    place: Place,
+    name: &str,
+    change: impl FnOnce(&mut sdk::LoadRequest),
+) -> sdk::Result<Tail> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../host/tests/fixtures/oracles").join(name);
     let mut request = request(&dir);
     change(&mut request);
     let source = model_source(&request.source).expect("files");
     let header = sconce_formats::model::open(source, None).expect("a sound header");
-    let types = Types::choose(&[DType::F32], Place::Host, request.weight_dtype, request.kv_dtype);
+    let types = Types::choose(target.compute, place, request.weight_dtype, request.kv_dtype);
     let types = types.expect("offered");
     let types = types.settle(DenseAs::Undecided, 0);
-    let target = target(Arc::new(CpuOps));
     let mut go_on = |_, _, _| true;
     let loaded = load(&target, &request, &header, types, &Map::new(), &mut Progress::new(&mut go_on));
     loaded.map(Tail::of).map_err(EngineError::for_host)
@@ -166,6 +174,24 @@ fn a_cache_of_another_type_is_refused_by_name() {
     assert_eq!(error.code, Code::UNSUPPORTED);
     assert!(error.message.contains("q8_0") && error.message.contains("gpt_bigcode"), "{error:?}");
     open_with("gpt_bigcode", |request| request.kv_dtype = dtype::F32).expect("it loads");
+}
+
+#[test]
+fn what_is_automatic_elsewhere_is_float32_here() {
+    // A backend that prefers bfloat16, for weights and so for the cache.
+    let open = |weights, kv| {
+        let target = Target { compute: &[DType::BF16, DType::F32], ..target(Arc::new(CpuOps)) };
+        let loaded = open_on(target, Place::Tensors, "gpt_bigcode", |request| {
+            (request.weight_dtype, request.kv_dtype) = (weights, kv);
+        });
+        loaded.map(|model| (model.info.compute_dtype, model.info.kv_dtype)).map_err(|error| error.code)
+    };
+    let float32 = Ok((dtype::F32, dtype::F32));
+    assert_eq!(open(dtype::AUTO, dtype::AUTO), float32);
+    assert_eq!(open(dtype::F32, dtype::AUTO), float32);
+    assert_eq!(open(dtype::AUTO, dtype::F32), float32);
+    assert_eq!(open(dtype::BF16, dtype::AUTO), Err(Code::UNSUPPORTED));
+    assert_eq!(open(dtype::AUTO, dtype::BF16), Err(Code::UNSUPPORTED));
 }
 
 #[test]
