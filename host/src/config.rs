@@ -34,6 +34,7 @@ pub struct Worker {
 
 impl ServeConfig {
     pub fn new(args: ServeArgs) -> Result<Self, Error> {
+        let scheduling = scheduling(&args);
         let worker = match (args.worker_id, args.callback_url) {
             (Some(id), Some(url)) => {
                 reachable(&args.host, args.advertise.as_deref())?;
@@ -41,7 +42,6 @@ impl ServeConfig {
             }
             _ => None,
         };
-        let scheduling = scheduling(&args);
         Ok(ServeConfig {
             model: args.model,
             replacements: Replacements {
