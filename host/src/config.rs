@@ -34,20 +34,13 @@ pub struct Worker {
 
 impl ServeConfig {
     pub fn new(args: ServeArgs) -> Result<Self, Error> {
+        let scheduling = scheduling(&args);
         let worker = match (args.worker_id, args.callback_url) {
             (Some(id), Some(url)) => {
                 reachable(&args.host, args.advertise.as_deref())?;
                 Some(Worker { id, callback_url: http_url("--callback-url", url)?, advertise: args.advertise })
             }
             _ => None,
-        };
-        let scheduling = scheduler::Limits {
-            max_batch_tokens: MAX_BATCH_TOKENS,
-            lanes: args.max_sequences,
-            sequences: scheduler::held_sequences(args.max_sequences),
-            queue: args.queue,
-            prefix_tokens: args.prefix_cache,
-            max_step: args.max_step_ms.map(Duration::from_millis),
         };
         Ok(ServeConfig {
             model: args.model,
@@ -66,6 +59,19 @@ impl ServeConfig {
             http: limits(&args.http),
             worker,
         })
+    }
+}
+
+fn scheduling(args: &ServeArgs) -> scheduler::Limits {
+    let lanes = args.max_sequences;
+    scheduler::Limits {
+        max_batch_tokens: MAX_BATCH_TOKENS,
+        lanes,
+        // A sequence may cost an executor memory even while it is empty, so none are asked for that are never kept.
+        sequences: if args.prefix_cache == Some(0) { lanes } else { scheduler::held_sequences(lanes) },
+        queue: args.queue,
+        prefix_tokens: args.prefix_cache,
+        max_step: args.max_step_ms.map(Duration::from_millis),
     }
 }
 
@@ -107,4 +113,26 @@ fn http_url(flag: &str, url: String) -> Result<String, Error> {
         cause: "it is not a URL".into(),
         fix: format!("write it out, such as `{flag} http://manager.example:9000/ready`"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn without_a_prefix_cache_there_are_as_many_sequences_as_run() {
+        let check = |flags: &[&str], expected: (u32, u32)| {
+            let args = [&["sconce", "serve", "--max-sequences", "4"], flags].concat();
+            let cli = Cli::try_parse_from(args).expect("known flags");
+            let Command::Serve(args) = cli.command else { panic!("it is the serve command") };
+            let limits = scheduling(&args);
+            assert_eq!((limits.lanes, limits.sequences), expected, "{flags:?}");
+        };
+        check(&[], (4, scheduler::held_sequences(4)));
+        check(&["--prefix-cache", "1000"], (4, scheduler::held_sequences(4)));
+        check(&["--prefix-cache", "0"], (4, 4));
+    }
 }

@@ -3,7 +3,9 @@
 //! The rules are `sconce_formats`', which the engine loads by; this only adds up. Other backends have memory of
 //! their own, of which only they know.
 
-use sconce_formats::memory::{CPU_PACKED_SHARE, Holding, KV_BLOCK, KvType, WeightBytes, kv_budget, machine};
+use sconce_formats::memory::{
+    CPU_PACKED_SHARE, Holding, KV_BLOCK, KvType, WeightBytes, kv_budget, machine, packed_copies,
+};
 use sconce_formats::{ModelConfig, ModelHeader};
 use serde::Serialize;
 
@@ -45,7 +47,8 @@ pub struct Memory {
 pub struct Machine {
     pub total_bytes: u64,
     pub free_bytes: u64,
-    /// Whether the weights can be allocated and leave room for a block of the KV cache.
+    /// Whether the weights can be allocated and, with the copies that kernels make of them, leave room for the KV cache:
+    /// the one that was asked for, or a block.
     pub fits: bool,
     /// What the KV cache may take: as asked for, or what is automatic.
     pub kv_budget_bytes: u64,
@@ -60,14 +63,15 @@ pub struct Machine {
 }
 
 impl Memory {
-    /// The least that has to be free: allocated weights, and the KV cache that was asked for; or else copies, and twice
-    /// a block of the cache, which takes half of what is left.
+    /// The least that has to be free: allocated weights and copies, and the KV cache that was asked for, or else twice a
+    /// block of the cache, which takes half of what is left.
     pub fn least_bytes(&self) -> u64 {
-        let allocated = self.weights_q8_0_bytes + self.weights_f32_bytes;
-        match (self.kv_memory_bytes, &self.machine) {
-            (Some(_), Known::Is(machine)) => allocated + machine.kv_capacity_tokens * self.kv_bytes_per_token,
-            _ => allocated + self.weights_copies_bytes + 2 * KV_BLOCK as u64 * self.kv_bytes_per_token,
-        }
+        let tokens = match (self.kv_memory_bytes, &self.machine) {
+            (Some(_), Known::Is(machine)) => machine.kv_capacity_tokens,
+            _ => 2 * KV_BLOCK as u64,
+        };
+        let weights = self.weights_q8_0_bytes + self.weights_f32_bytes + self.weights_copies_bytes;
+        weights + tokens * self.kv_bytes_per_token
     }
 }
 
@@ -90,7 +94,7 @@ pub fn of(header: &ModelHeader, args: &InspectArgs) -> Memory {
         weights_q8_0_bytes: weights.packed,
         weights_f32_bytes: weights.floats,
         weights_memory_bytes: weights.stored + weights.allocated(),
-        weights_copies_bytes: (weights.quantised() as f64 * CPU_PACKED_SHARE) as u64,
+        weights_copies_bytes: packed_copies(weights.quantised(), CPU_PACKED_SHARE),
         kv_type: kv.name(),
         kv_bytes_per_token: kv.bytes(config.kv_bytes_per_token(1)),
         kv_memory_bytes: args.kv_memory,
@@ -139,7 +143,8 @@ fn on_machine(
     let fitting = fitting.unwrap_or(usize::MAX / KV_BLOCK);
     let needed = context.div_ceil(KV_BLOCK);
     let blocks = fitting.min(held.saturating_mul(needed));
-    let cache_fits = kv_bytes.is_none() || blocks as u64 * block_bytes <= left;
+    let beside_copies = left.saturating_sub(packed_copies(weights.quantised(), CPU_PACKED_SHARE));
+    let cache_fits = kv_bytes.is_none() || blocks as u64 * block_bytes <= beside_copies;
     Machine {
         total_bytes: memory.total,
         free_bytes: memory.free,
@@ -192,6 +197,27 @@ mod tests {
         check(999, 1000, 1, (false, 0, 0, 0, 0));
         check(1000 + 2 * 16383, 1000, 1, (false, 0, 0, 0, 0));
         check(1000 + 2 * 16384, 1000, 1, (true, 32, 32, 0, 32));
+    }
+
+    #[test]
+    fn a_budget_that_was_said_leaves_room_for_copies_of_weights() {
+        let copies = packed_copies(1000, CPU_PACKED_SHARE);
+        let check = |weights, kv_bytes, expected| {
+            let asked = Asked { context: 100, sequences: 2, held: 2, kv: KvType::F32, kv_bytes };
+            let memory = sconce_formats::memory::Memory { total: 1 << 40, free: copies + 16384 };
+            assert_eq!(
+                on_machine(&tiny(), weights, asked, memory).fits,
+                expected,
+                "{weights:?} {kv_bytes:?}"
+            );
+        };
+        let stored = |stored| WeightBytes { stored, ..WeightBytes::default() };
+        check(stored(1000), Some(16384), true);
+        check(stored(1001), Some(16384), false);
+        check(stored(1000), None, false);
+        // What is packed at load is copied as well as allocated.
+        check(WeightBytes { packed: 1000, ..WeightBytes::default() }, Some(16384), false);
+        check(stored(0), Some(16384), true);
     }
 
     #[test]

@@ -64,6 +64,19 @@ pub enum EngineError {
         /// What to do.
         fix: &'static str,
     },
+    /// The KV cache leaves too little for what kernels make of the weights later.
+    #[error(
+        "the KV cache needs {need_bytes} bytes beside up to {copies_bytes} for kernels' copies of quantised weights, \
+         {free_bytes} are free; give it less memory, or a type that takes less"
+    )]
+    CacheTooLarge {
+        /// What the cache takes.
+        need_bytes: u64,
+        /// What the copies may take.
+        copies_bytes: u64,
+        /// How much there is for both.
+        free_bytes: u64,
+    },
     /// The device does not give what the KV cache was to take.
     #[error("the {bytes} bytes of the KV cache cannot be had; give it less memory or a shorter context")]
     NoMemory {
@@ -136,7 +149,9 @@ impl EngineError {
             }
             Self::Unsupported { .. } => Code::UNSUPPORTED,
             Self::Option { .. } | Self::BeyondEnd { .. } => Code::INVALID_ARGUMENT,
-            Self::OutOfMemory { .. } | Self::NoMemory { .. } => Code::OUT_OF_MEMORY,
+            Self::OutOfMemory { .. } | Self::CacheTooLarge { .. } | Self::NoMemory { .. } => {
+                Code::OUT_OF_MEMORY
+            }
             Self::KvFull { .. } | Self::TooManySequences { .. } => Code::KV_FULL,
             Self::ContextOverflow { .. } => Code::CONTEXT_OVERFLOW,
             Self::Stale(_) => Code::STALE_SEQUENCE,

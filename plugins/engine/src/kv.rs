@@ -213,6 +213,12 @@ impl KvCache {
         }
     }
 
+    /// Room for one demand.
+    ///
+    /// If all who share the partly filled end of a block append in one step, each gets a copy, though the last could
+    /// have the block itself: a block too many until the step is done. That is the price of giving everything back
+    /// after a failed step. Sharers may end at different rows of the block, and what the last had written behind its end
+    /// would then lie over rows of the others.
     fn reserve_one(&mut self, (seq, extra): Demand, all: &[Demand], claim: &mut Claim) -> Result<()> {
         let context = self.limits.context;
         let sequence = self.get(seq)?;

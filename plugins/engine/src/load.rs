@@ -251,9 +251,25 @@ fn cache(target: &Target, request: &LoadRequest, header: &ModelHeader, facts: &F
         });
     }
     let bytes = blocks as u64 * per_block;
-    check_fits(target, ("the KV cache", bytes), "give it less memory, or a type that takes less")?;
+    check_cache_fits(target, facts.quantised_bytes, bytes)?;
     tracing::debug!(tokens = blocks * BLOCK, bytes, "sized the KV cache");
     KvCache::new(&layout, Limits { blocks, sequences, context: facts.max_context })
+}
+
+/// Refuses a cache for which there is no memory beside the copies of weights that the first steps make. Its pages are
+/// committed as they are written, so nothing else would notice before it fills.
+fn check_cache_fits(target: &Target, quantised_bytes: u64, need_bytes: u64) -> Result<()> {
+    let copies_bytes = memory::packed_copies(quantised_bytes, target.packed_share);
+    if copies_bytes == 0 {
+        let fix = "give it less memory, or a type that takes less";
+        return check_fits(target, ("the KV cache", need_bytes), fix);
+    }
+    match (target.free_memory)() {
+        Some(free_bytes) if need_bytes.saturating_add(copies_bytes) > free_bytes => {
+            Err(EngineError::CacheTooLarge { need_bytes, copies_bytes, free_bytes })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a type that cannot hold the model's heads.

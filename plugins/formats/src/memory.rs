@@ -127,8 +127,13 @@ pub fn packable(role: Role, shape: &[usize]) -> bool {
 /// `free`: bytes left when the weights are in place; `quantised`: of these, those in blocks; `packed_share`: what
 /// kernels hold beside each of their bytes.
 pub fn kv_budget(free: u64, quantised: u64, packed_share: f64) -> u64 {
-    let copies = (quantised as f64 * packed_share) as u64;
-    (free.saturating_sub(copies) as f64 * KV_SHARE) as u64
+    (free.saturating_sub(packed_copies(quantised, packed_share)) as f64 * KV_SHARE) as u64
+}
+
+/// Bytes that kernels will hold beside so many of quantised weights. They are taken at the first steps, so whatever is
+/// sized before has to leave them.
+pub fn packed_copies(quantised: u64, packed_share: f64) -> u64 {
+    (quantised as f64 * packed_share) as u64
 }
 
 #[cfg(test)]

@@ -26,6 +26,10 @@ const COMPUTE: Types = Types { compute: DType::F32, expand: false, dense: DenseA
 /// Positions that a file may claim for itself: the models make tables for all of them.
 const MOST_UNASKED: usize = 1 << 20;
 
+/// Part of the free memory that the state of all sequences takes at most, one in so many. Keys and values get half of
+/// what is left, which is more: they grow with every token, while many sequences are only kept.
+const STATES_SHARE: u64 = 4;
+
 /// Bytes of keys and values a token takes in all layers.
 pub(crate) fn kv_bytes_per_token(header: &ModelHeader) -> u64 {
     header.config.kv_bytes_per_token(COMPUTE.compute.size_in_bytes())
@@ -44,18 +48,7 @@ pub(crate) fn load(
 ) -> Result<Loaded<AdapterExecutor>> {
     let name = header.config.family.name;
     let family = FAMILIES.iter().find(|family| family.name == name).ok_or_else(|| absent(name))?;
-    if asked.compute != COMPUTE.compute || asked.dense == DenseAs::Q8_0 {
-        return Err(EngineError::Unsupported {
-            what: format!("the family {name} in another type than float32"),
-            fix: "ask for `auto` or float32".to_owned(),
-        });
-    }
-    if asked.kv != COMPUTE.kv {
-        return Err(EngineError::Unsupported {
-            what: format!("a KV cache of type {} for the family {name}", asked.kv.name()),
-            fix: "ask for `auto` or float32".to_owned(),
-        });
-    }
+    check_types(request, asked, name)?;
     let settings = settings(header, overrides)?;
     // There is no quantised version to turn to: these families come from safetensors only.
     let need = ("the model's weights", weights_bytes(header));
@@ -68,6 +61,19 @@ pub(crate) fn load(
     let info = info(header, limits);
     let stats = Box::new(EngineStats(counters.clone()));
     Ok(Loaded { executor: AdapterExecutor::new(recipe, info, limits, counters), stats })
+}
+
+/// Refuses types that were asked for by name. What is automatic on this backend is not: here it is float32.
+fn check_types(request: &LoadRequest, asked: Types, family: &str) -> Result<()> {
+    let refuse = |what| Err(EngineError::Unsupported { what, fix: "ask for `auto` or float32".to_owned() });
+    let other_compute = request.weight_dtype != dtype::AUTO && asked.compute != COMPUTE.compute;
+    if other_compute || asked.dense == DenseAs::Q8_0 {
+        return refuse(format!("the family {family} in another type than float32"));
+    }
+    if request.kv_dtype != dtype::AUTO && asked.kv != COMPUTE.kv {
+        return refuse(format!("a KV cache of type {} for the family {family}", asked.kv.name()));
+    }
+    Ok(())
 }
 
 fn absent(name: &str) -> EngineError {
@@ -133,29 +139,47 @@ fn limits(
     recipe: &Recipe,
     context: usize,
 ) -> Result<Limits> {
-    let sequences = request.max_sequences.max(1) as usize;
-    let most = sequences.saturating_mul(context);
-    let instances = recipe.instance_bytes.saturating_mul(sequences as u64);
     let free = (target.free_memory)().unwrap_or(u64::MAX);
-    let lacks = |what, need_bytes, free_bytes| EngineError::OutOfMemory {
-        what,
-        need_bytes,
-        free_bytes,
-        fix: "allow fewer sequences or a shorter context, or give the KV cache more memory",
-    };
-    let Some(left) = free.checked_sub(instances) else {
-        return Err(lacks("the state of so many sequences", instances, free));
-    };
+    let per_token = kv_bytes_per_token(header);
+    let asked = request.max_sequences.max(1) as usize;
+    let usable = per_token.saturating_mul(asked.saturating_mul(context) as u64);
+    let sequences = sequences(asked, recipe.instance_bytes, request.kv_bytes.min(usable), free)?;
+    let left = free - recipe.instance_bytes * sequences as u64;
     let budget = match request.kv_bytes {
         0 => memory::kv_budget(left, 0, 0.0),
-        asked => asked,
+        bytes => bytes,
     };
-    let per_token = kv_bytes_per_token(header);
+    let most = sequences.saturating_mul(context);
     let fits = budget.checked_div(per_token).and_then(|tokens| usize::try_from(tokens).ok()).unwrap_or(most);
     match fits.min(most) {
         0 => Err(lacks("a KV cache of one token", per_token, budget)),
         tokens => Ok(Limits { sequences, context, tokens }),
     }
+}
+
+/// How many sequences there may be: as `asked`, or those whose state, `instance` bytes each, a share of the memory
+/// holds beside the bytes of keys and values that were asked for, `kv`.
+///
+/// The host asks for several times what it runs at once, to keep some for their beginnings. One more than there may be
+/// is answered KV_FULL, and the host then gives back one of those, so that a small number costs reuse and not the load.
+fn sequences(asked: usize, instance: u64, kv: u64, free: u64) -> Result<usize> {
+    let Some(beside_one) = free.checked_sub(instance) else {
+        return Err(lacks("the state of a sequence", instance, free));
+    };
+    if kv > beside_one {
+        return Err(lacks("the KV cache", kv, beside_one));
+    }
+    let room = (free / STATES_SHARE).min(free - kv).max(instance);
+    let fits = room.checked_div(instance).and_then(|fits| usize::try_from(fits).ok()).unwrap_or(asked);
+    if fits < asked {
+        tracing::info!(asked, fits, instance_bytes = instance, "memory for the state of fewer sequences");
+    }
+    Ok(fits.min(asked))
+}
+
+fn lacks(what: &'static str, need_bytes: u64, free_bytes: u64) -> EngineError {
+    let fix = "allow a shorter context, use a smaller model, or change the memory of the KV cache";
+    EngineError::OutOfMemory { what, need_bytes, free_bytes, fix }
 }
 
 fn info(header: &ModelHeader, limits: Limits) -> ModelInfo {

@@ -9,7 +9,7 @@ use super::*;
 use crate::cpu::CpuOps;
 use crate::load::model_source;
 use crate::ops::Place;
-use crate::target::{DenseAs, Types};
+use crate::target::{DenseAs, Target, Types};
 use crate::testing::{Logits, assert_close, distance, noise, request, target, tokens};
 
 /// Differences of rounding: other shapes of products add in another order.
@@ -20,15 +20,23 @@ const VOCAB: u32 = 128;
 type Tail = crate::testing::Model<AdapterExecutor>;
 
 fn open_with(name: &str, change: impl FnOnce(&mut sdk::LoadRequest)) -> sdk::Result<Tail> {
+    open_on(target(Arc::new(CpuOps)), Place::Host, name, change)
+}
+
+fn open_on(
+    target: Target,
+    place: Place,
+    name: &str,
+    change: impl FnOnce(&mut sdk::LoadRequest),
+) -> sdk::Result<Tail> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../host/tests/fixtures/oracles").join(name);
     let mut request = request(&dir);
     change(&mut request);
     let source = model_source(&request.source).expect("files");
     let header = sconce_formats::model::open(source, None).expect("a sound header");
-    let types = Types::choose(&[DType::F32], Place::Host, request.weight_dtype, request.kv_dtype);
+    let types = Types::choose(target.compute, place, request.weight_dtype, request.kv_dtype);
     let types = types.expect("offered");
     let types = types.settle(DenseAs::Undecided, 0);
-    let target = target(Arc::new(CpuOps));
     let mut go_on = |_, _, _| true;
     let loaded = load(&target, &request, &header, types, &Map::new(), &mut Progress::new(&mut go_on));
     loaded.map(Tail::of).map_err(EngineError::for_host)
@@ -159,6 +167,93 @@ fn memory_is_what_the_request_allows() {
     assert_eq!(open("lfm2").info.kv_bytes_per_token, 2 * 2 * 8 * 4);
 }
 
+/// Opens with so many bytes free and so many sequences asked for.
+fn open_in(
+    free: u64,
+    sequences: u32,
+    name: &str,
+    change: impl FnOnce(&mut sdk::LoadRequest),
+) -> sdk::Result<Tail> {
+    let target = Target { free_memory: Box::new(move || Some(free)), ..target(Arc::new(CpuOps)) };
+    open_on(target, Place::Host, name, |request| {
+        request.max_sequences = sequences;
+        change(request);
+    })
+}
+
+/// Sequences until there is room for no more, which is answered KV_FULL and is over when one is freed.
+fn sequences_until_full(model: &mut Tail) -> usize {
+    let mut all = Vec::new();
+    let full = loop {
+        match model.executor.seq_create(0) {
+            Ok(seq) => all.push(seq),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((full.code, model.metric("sequences")), (Code::KV_FULL, all.len() as f64));
+    model.executor.seq_free(all[0]);
+    all[0] = model.sequence();
+    for seq in [all[0], all[all.len() - 1]] {
+        model.step(&[(seq, &prompt(3, 9), want::LAST)]).expect("what was granted can be used");
+    }
+    all.len()
+}
+
+/// Of a family: the bytes of its weights, and of the state of a sequence.
+fn bytes_of(name: &str) -> (u64, u64) {
+    let model = open(name);
+    (model.info.weights_bytes, model.executor.recipe.instance_bytes)
+}
+
+#[test]
+fn more_sequences_than_fit_do_not_keep_a_model_from_loading() {
+    for name in ["gpt_bigcode", "mamba", "mamba2", "deepseek2"] {
+        let (weights, state) = bytes_of(name);
+        let free = (4 * 16 * state).max(weights);
+        let fits = (free / 4 / state) as usize;
+        // As many as 32 that run and those that are kept, and far more.
+        for asked in [fits + 1, fits + 224, 1 << 20] {
+            let mut model = open_in(free, asked as u32, name, |_| ()).expect("it loads");
+            assert_eq!(sequences_until_full(&mut model), fits, "{name}, {asked} asked for");
+        }
+        let mut model = open_in(free, 5, name, |_| ()).expect("it loads");
+        assert_eq!(sequences_until_full(&mut model), 5, "{name}, as asked for");
+    }
+}
+
+#[test]
+fn states_leave_what_is_asked_for_keys_and_values() {
+    // 16384 bytes for the mask of a sequence, 128 for a token.
+    let (weights, state) = bytes_of("gpt_bigcode");
+    let free = 1 << 20;
+    assert!(weights < free && state == 1 << 14);
+    let open = |kv| open_in(free, 256, "gpt_bigcode", |request| request.kv_bytes = kv);
+    let check = |kv, expected| {
+        let mut model = open(kv).expect("it loads");
+        let capacity = model.info.kv_capacity_tokens;
+        assert_eq!((sequences_until_full(&mut model), capacity), expected, "{kv}");
+    };
+    check(0, (16, 16 * 128));
+    check(free / 16, (16, 512));
+    check(free - 3 * state, (3, 3 * 128));
+    check(free - state, (1, 128));
+    let error = open(free - state + 1).map(|_| ()).expect_err("no sequence fits beside it");
+    assert_eq!(error.code, Code::OUT_OF_MEMORY);
+    assert!(error.message.contains("the KV cache"), "{error:?}");
+}
+
+#[test]
+fn without_room_for_one_sequence_a_model_does_not_load() {
+    // Its rotary table grows with the context.
+    let open = |free| open_in(free, 1, "deepseek2", |request| request.max_context = 100_000);
+    let state = open(1 << 32).expect("it loads").executor.recipe.instance_bytes;
+    assert!(state > bytes_of("deepseek2").0);
+    let error = open(state - 1).map(|_| ()).expect_err("no sequence fits");
+    assert_eq!(error.code, Code::OUT_OF_MEMORY);
+    assert!(error.message.contains("the state of a sequence"), "{error:?}");
+    assert_eq!(sequences_until_full(&mut open(state + (1 << 20)).expect("it loads")), 1);
+}
+
 #[test]
 fn a_cache_of_another_type_is_refused_by_name() {
     let error = open_with("gpt_bigcode", |request| request.kv_dtype = dtype::Q8_0).map(|_| ());
@@ -166,6 +261,24 @@ fn a_cache_of_another_type_is_refused_by_name() {
     assert_eq!(error.code, Code::UNSUPPORTED);
     assert!(error.message.contains("q8_0") && error.message.contains("gpt_bigcode"), "{error:?}");
     open_with("gpt_bigcode", |request| request.kv_dtype = dtype::F32).expect("it loads");
+}
+
+#[test]
+fn what_is_automatic_elsewhere_is_float32_here() {
+    // A backend that prefers bfloat16, for weights and so for the cache.
+    let open = |weights, kv| {
+        let target = Target { compute: &[DType::BF16, DType::F32], ..target(Arc::new(CpuOps)) };
+        let loaded = open_on(target, Place::Tensors, "gpt_bigcode", |request| {
+            (request.weight_dtype, request.kv_dtype) = (weights, kv);
+        });
+        loaded.map(|model| (model.info.compute_dtype, model.info.kv_dtype)).map_err(|error| error.code)
+    };
+    let float32 = Ok((dtype::F32, dtype::F32));
+    assert_eq!(open(dtype::AUTO, dtype::AUTO), float32);
+    assert_eq!(open(dtype::F32, dtype::AUTO), float32);
+    assert_eq!(open(dtype::AUTO, dtype::F32), float32);
+    assert_eq!(open(dtype::BF16, dtype::AUTO), Err(Code::UNSUPPORTED));
+    assert_eq!(open(dtype::AUTO, dtype::BF16), Err(Code::UNSUPPORTED));
 }
 
 #[test]

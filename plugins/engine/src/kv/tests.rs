@@ -193,6 +193,32 @@ fn a_full_cache_and_a_failed_step_leave_all_as_it_was() {
 }
 
 #[test]
+fn a_failed_step_gives_all_sharers_their_rows_back() {
+    let mut cache = cache(4, 8);
+    let a = cache.create().expect("room");
+    append(&mut cache, a, &count(0, BLOCK + 8)).expect("two blocks");
+    let b = cache.fork(a, BLOCK + 4).expect("no room is needed");
+    let demands = [(a, 1), (b, 5)];
+    let step = |cache: &mut KvCache| {
+        let claim = cache.reserve(&demands).expect("two copies");
+        assert_eq!(cache.used_tokens(), 4 * BLOCK, "the shared end is kept beside them");
+        write(cache, a, &[-1.0]);
+        write(cache, b, &[-2.0; 5]);
+        claim
+    };
+    let claim = step(&mut cache);
+    cache.release(claim);
+    assert_eq!(cache.used_tokens(), 2 * BLOCK);
+    assert_eq!(numbers(&mut cache, a), count(0, BLOCK + 8));
+    assert_eq!(numbers(&mut cache, b), count(0, BLOCK + 4));
+    let claim = step(&mut cache);
+    cache.commit(claim, &demands).expect("both are alive");
+    assert_eq!(cache.used_tokens(), 3 * BLOCK);
+    assert_eq!(numbers(&mut cache, a), [count(0, BLOCK + 8), vec![-1.0]].concat());
+    assert_eq!(numbers(&mut cache, b), [count(0, BLOCK + 4), vec![-2.0; 5]].concat());
+}
+
+#[test]
 fn what_is_kept_stays_until_it_is_truncated() {
     let mut cache = cache(4, 8);
     let a = cache.create().expect("room");

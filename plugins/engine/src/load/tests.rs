@@ -320,6 +320,30 @@ fn a_cache_beyond_the_memory_is_refused() {
 }
 
 #[test]
+fn a_cache_leaves_room_for_the_copies_of_weights() {
+    let dir = tiny();
+    let mut request = request(dir.path());
+    request.options.push(option(DENSE_WEIGHTS, "q8_0"));
+    request.kv_bytes = 64 * 768;
+    // Matrices: embedding and output, and in each layer four of attention and three of the feed-forward part.
+    let elements = 2 * 96 * 64 + 3 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 96 * 64);
+    let copies = elements / 32 * 34 * 2;
+    let load_in = |free: u64| {
+        let free_memory = Box::new(move || Some(free));
+        let target = Target { free_memory, packed_share: 2.0, ..target(Arc::new(CpuOps)) };
+        let mut go_on = |_, _, _| true;
+        super::load(target, &request, &mut Progress::new(&mut go_on))
+    };
+    let loaded = load_in(copies + 64 * 768).expect("both fit");
+    assert_eq!(sdk::Executor::info(&loaded.executor).kv_capacity_tokens, 64);
+    let error = load_in(copies + 64 * 768 - 1).map(|_| ()).expect_err("a byte too little");
+    assert_eq!(error.code, Code::OUT_OF_MEMORY);
+    for number in [copies, 64 * 768, copies + 64 * 768 - 1] {
+        assert!(error.message.contains(&number.to_string()), "{number}: {error:?}");
+    }
+}
+
+#[test]
 fn overrides_replace_keys_of_the_configuration() {
     let overrides = json!({ "rope_theta": 500.0 }).to_string();
     let mut changed = load(|r| r.options.push(option(CONFIG_OVERRIDES, &overrides))).expect("it loads");
