@@ -8,6 +8,7 @@ mod bench;
 mod callback;
 mod cli;
 mod config;
+mod descriptors;
 mod doctor;
 mod environment;
 mod error;

@@ -4,9 +4,10 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
 
 use serde_json::Value;
-use support::{Run, Server, free_port, sconce, sconce_with};
+use support::{Run, Server, free_port, sconce, sconce_at, sconce_with};
 
 const FAILED: i32 = 1;
 const USAGE: i32 = 2;
@@ -91,6 +92,25 @@ fn a_full_queue_is_reported_by_status() {
     assert_eq!(errors.len(), 1, "{errors:?}");
     assert_eq!((&errors[0]["status"], &errors[0]["count"]), (&429.into(), &failed.into()), "{errors:?}");
     assert!(errors[0]["first"].as_str().is_some_and(|first| first.contains("queue")), "{errors:?}");
+}
+
+/// The usual soft limit is no bound, and the hard one is named instead of blaming the server.
+#[cfg(unix)]
+#[test]
+fn descriptors_are_asked_for() {
+    let server = Server::mock("slow_ms=5", &[]);
+    let limited = |ulimit: &str| {
+        let shell = format!("ulimit {ulimit} && exec \"$0\" \"$@\"");
+        let sizes = ["--concurrency", "100", "--requests", "200", "--prompt-tokens", "4", "--generate", "4"];
+        let program = ["-c", &shell, env!("CARGO_BIN_EXE_sconce"), "bench", "--url", &server.url, "--json"];
+        sconce_at(Path::new("/bin/sh"), &[&program[..], &sizes].concat(), &[])
+    };
+    let run = limited("-S -n 40");
+    let report: Value = serde_json::from_str(&run.stdout).unwrap_or_else(|e| panic!("{e}\n{run}"));
+    assert_eq!(counts(&report["loads"][0]), [200, 200, 0], "{run}");
+    assert!(!run.stderr.contains("descriptors"), "{run}");
+    let run = limited("-n 40");
+    assert!(run.stderr.contains("grants this process 40 descriptors"), "{run}");
 }
 
 #[test]

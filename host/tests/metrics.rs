@@ -123,6 +123,7 @@ fn a_request_moves_what_it_should() {
     rise.is(&[
         ("sconce_requests_total{endpoint=\"completions\",status=\"200\"}", 1.0),
         ("sconce_requests_total{endpoint=\"completions\",status=\"400\"}", 1.0),
+        ("sconce_request_errors_total{code=\"INVALID_REQUEST\"}", 1.0),
         ("sconce_prompt_tokens_total", 5.0),
         ("sconce_steps_total", 6.0),
         ("sconce_step_seconds_count{kind=\"prefill\"}", 1.0),
@@ -145,6 +146,33 @@ fn a_request_moves_what_it_should() {
     assert!(rise.of("sconce_time_to_first_token_seconds_sum") >= 0.01);
     assert!(rise.of("sconce_inter_token_latency_seconds_sum") >= 0.05);
     assert_eq!(after.value("sconce_kv_cache_usage_ratio"), 0.0, "nothing runs");
+}
+
+/// One status may have many reasons, and so may the end of a stream.
+#[test]
+fn errors_are_counted_by_code() {
+    let server = Server::mock("error_after=8", &[]);
+    let counted = |code: &str| {
+        let metrics = server.metrics();
+        metrics.value(&format!("sconce_request_errors_total{{code=\"{code}\"}}"))
+    };
+    server.post(COMPLETIONS, &json!({"prompt": vec![5; 5000]})).error(400);
+    server.post(COMPLETIONS, &json!({"prompt": "A", "n": 2})).error(400);
+    server.post(COMPLETIONS, &json!({"prompt": "A", "model": "gpt-4"})).error(404);
+    assert!(server.streamed(COMPLETIONS, &body("Once", 40)).error.is_some(), "the backend fails");
+    server.post("/execute", &body("Once", 40));
+    server.post(COMPLETIONS, &body("Once", 40)).error(500);
+    let codes = ["context_length_exceeded", "unsupported_parameter", "model_not_found", "inference_failed"];
+    assert_eq!(codes.map(counted), [1.0, 1.0, 1.0, 3.0]);
+    let all = server.metrics();
+    assert_eq!(all.value("sconce_request_errors_total"), 6.0);
+    let streams: f64 = ["completions", "execute"]
+        .map(|endpoint| {
+            all.value(&format!("sconce_requests_total{{endpoint=\"{endpoint}\",status=\"stream_error\"}}"))
+        })
+        .into_iter()
+        .sum();
+    assert_eq!(streams, 2.0);
 }
 
 /// What only the engine's loop knows: why requests end, whose prefix was known, and who holds the cache.

@@ -3,18 +3,22 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::{Number, Value};
+use serde_json::{Map, Number, Value};
 
 use crate::scheduler::Sampling;
 use sconce_formats::GenerationDefaults;
 
+use super::bounds::{self, Format, Given};
 use super::error::ApiError;
 use super::prompt_field::PromptField;
+use super::stop_field::StopField;
 
-/// Most stop strings in one request.
-const MAX_STOPS: usize = 16;
 /// Longest salt, in bytes.
 const MAX_SALT: usize = 256;
+/// Longest id of a job as JSON, and longest name of a model, in bytes.
+const MAX_NAME: usize = 1024;
+/// What is quoted of a body at most, in characters.
+const MAX_QUOTE: usize = 512;
 
 /// What a client may send. Fields of the APIs we know that would change the answer but are not supported are
 /// refused, not ignored.
@@ -22,8 +26,10 @@ const MAX_SALT: usize = 256;
 #[serde(default)]
 pub struct Body {
     pub model: Option<String>,
-    pub messages: Option<Value>,
+    #[serde(deserialize_with = "bounds::any")]
+    messages: Option<Value>,
     prompt: Option<PromptField>,
+    #[serde(deserialize_with = "bounds::any")]
     pub job_id: Option<Value>,
     pub max_tokens: Option<i64>,
     pub max_completion_tokens: Option<i64>,
@@ -36,11 +42,12 @@ pub struct Body {
     #[serde(alias = "repetition_penalty")]
     pub repeat_penalty: Option<f64>,
     pub seed: Option<Number>,
-    pub stop: Option<Stop>,
+    stop: StopField,
     pub stream: Option<bool>,
     pub stream_options: Option<StreamOptions>,
     /// Further variables for the chat template.
-    pub chat_template_kwargs: Option<serde_json::Map<String, Value>>,
+    #[serde(deserialize_with = "bounds::object")]
+    chat_template_kwargs: Option<Map<String, Value>>,
 
     /// False: no cached prefix is used, and none is kept of this.
     cache_prompt: Option<bool>,
@@ -51,14 +58,14 @@ pub struct Body {
     best_of: Option<i64>,
     echo: Option<bool>,
     suffix: Option<String>,
-    logprobs: Option<Value>,
-    logit_bias: Option<Value>,
-    tools: Option<Value>,
-    functions: Option<Value>,
-    response_format: Option<Value>,
+    logprobs: Given,
+    logit_bias: Given,
+    tools: Given,
+    functions: Given,
+    response_format: Format,
     ignore_eos: Option<bool>,
     min_tokens: Option<i64>,
-    stop_token_ids: Option<Value>,
+    stop_token_ids: Given,
 }
 
 /// The prompt of a request.
@@ -66,13 +73,6 @@ pub struct Body {
 pub enum Prompt {
     Text(String),
     Tokens(Vec<u32>),
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged, expecting = "expected a string or an array of strings")]
-pub enum Stop {
-    One(String),
-    Many(Vec<String>),
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -94,32 +94,25 @@ impl Body {
         let body: Body = serde_path_to_error::deserialize(&mut reader).map_err(wrong_type)?;
         reader.end().map_err(|e| ApiError::Json(e.to_string()))?;
         body.refuse_unsupported()?;
+        body.refuse_long()?;
         Ok(body)
     }
 
     fn refuse_unsupported(&self) -> Result<(), ApiError> {
         let more_than_one = |n: Option<i64>| n.is_some_and(|n| n != 1);
-        let given = |v: &Option<Value>| match v {
-            None | Some(Value::Null | Value::Bool(false)) => false,
-            Some(Value::Array(list)) => !list.is_empty(),
-            Some(Value::Object(map)) => !map.is_empty(),
-            Some(_) => true,
-        };
-        let plain = serde_json::json!({"type": "text"});
-        let formatted = |v: &Option<Value>| given(v) && v.as_ref() != Some(&plain);
         let refused = [
             (more_than_one(self.n), "n", "more than one choice"),
             (more_than_one(self.best_of), "best_of", "more than one choice"),
             (self.echo == Some(true), "echo", "echoing the prompt"),
             (self.suffix.as_ref().is_some_and(|s| !s.is_empty()), "suffix", "a suffix"),
-            (given(&self.logprobs), "logprobs", "log probabilities"),
-            (given(&self.logit_bias), "logit_bias", "logit bias"),
-            (given(&self.tools), "tools", "tool calling"),
-            (given(&self.functions), "functions", "function calling"),
-            (formatted(&self.response_format), "response_format", "constrained output"),
+            (self.logprobs.0, "logprobs", "log probabilities"),
+            (self.logit_bias.0, "logit_bias", "logit bias"),
+            (self.tools.0, "tools", "tool calling"),
+            (self.functions.0, "functions", "function calling"),
+            (self.response_format.0, "response_format", "constrained output"),
             (self.ignore_eos == Some(true), "ignore_eos", "going on after the end"),
             (self.min_tokens.is_some_and(|n| n > 0), "min_tokens", "a least length"),
-            (given(&self.stop_token_ids), "stop_token_ids", "further end tokens"),
+            (self.stop_token_ids.0, "stop_token_ids", "further end tokens"),
         ];
         match refused.into_iter().find(|(given, ..)| *given) {
             Some((_, param, what)) => Err(ApiError::Unsupported { param, what }),
@@ -127,14 +120,46 @@ impl Body {
         }
     }
 
-    /// The prompt; a list that holds one is as good as that one.
-    pub fn prompt(&self) -> Result<Prompt, ApiError> {
-        match self.prompt.clone() {
+    /// What a request holds while it waits, and what comes back in an answer, is short.
+    fn refuse_long(&self) -> Result<(), ApiError> {
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let job_id = self.job_id.as_ref().map_or(0, |id| id.to_string().len());
+        let limits = [
+            ("cache_salt", length(&self.cache_salt), MAX_SALT),
+            ("model", length(&self.model), MAX_NAME),
+            ("job_id", job_id, MAX_NAME),
+        ];
+        match limits.into_iter().find(|(_, length, most)| length > most) {
+            Some((param, _, most)) => {
+                Err(ApiError::invalid(param, format!("`{param}` is longer than {most} bytes")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The prompt, which is there once.
+    pub fn take_prompt(&mut self) -> Result<Prompt, ApiError> {
+        match self.prompt.take() {
             None => Err(ApiError::invalid("prompt", "`prompt` is missing")),
+            Some(PromptField::Text(text)) if text.is_empty() => {
+                Err(ApiError::invalid("prompt", "`prompt` is empty"))
+            }
             Some(PromptField::Text(text)) => Ok(Prompt::Text(text)),
             Some(PromptField::Tokens(ids)) => Ok(Prompt::Tokens(ids)),
-            Some(PromptField::Texts(texts)) => only(texts).map(Prompt::Text),
-            Some(PromptField::TokenLists(lists)) => only(lists).map(Prompt::Tokens),
+            Some(PromptField::Several) => {
+                Err(ApiError::Unsupported { param: "prompt", what: "more than one prompt in a request" })
+            }
+        }
+    }
+
+    /// The messages and the further variables of their template, which are there once.
+    pub fn take_chat(&mut self) -> Result<(Vec<Value>, Map<String, Value>), ApiError> {
+        let wrong = |what: &str| Err(ApiError::invalid("messages", format!("`messages` {what}")));
+        match self.messages.take() {
+            Some(Value::Array(list)) if list.is_empty() => wrong("is empty"),
+            Some(Value::Array(list)) => Ok((list, self.chat_template_kwargs.take().unwrap_or_default())),
+            Some(_) => wrong("must be an array of messages"),
+            None => wrong("is missing"),
         }
     }
 
@@ -153,34 +178,14 @@ impl Body {
     }
 
     /// Whose cached prefixes it may use: those of the same salt; `None` where the client wants none.
-    pub fn cache(&self) -> Result<Option<Arc<str>>, ApiError> {
+    pub fn cache(&self) -> Option<Arc<str>> {
         let salt = self.cache_salt.as_deref().unwrap_or_default();
-        if salt.len() > MAX_SALT {
-            return Err(ApiError::invalid(
-                "cache_salt",
-                format!("`cache_salt` is longer than {MAX_SALT} bytes"),
-            ));
-        }
-        Ok((self.cache_prompt != Some(false)).then(|| salt.into()))
+        (self.cache_prompt != Some(false)).then(|| salt.into())
     }
 
     /// The stop strings.
-    pub fn stops(&self) -> Result<Vec<String>, ApiError> {
-        let stops = match &self.stop {
-            None => Vec::new(),
-            Some(Stop::One(one)) => vec![one.clone()],
-            Some(Stop::Many(many)) => many.clone(),
-        };
-        if stops.len() > MAX_STOPS {
-            return Err(ApiError::invalid("stop", format!("`stop` holds more than {MAX_STOPS} strings")));
-        }
-        if stops.iter().any(String::is_empty) {
-            return Err(ApiError::invalid(
-                "stop",
-                "`stop` holds an empty string, which would stop everything",
-            ));
-        }
-        Ok(stops)
+    pub fn stops(&self) -> Vec<String> {
+        self.stop.0.clone()
     }
 
     /// How tokens are chosen: the request's values, else the model's, else OpenAI's defaults.
@@ -231,12 +236,6 @@ impl Body {
     }
 }
 
-fn only<T>(prompts: Vec<T>) -> Result<T, ApiError> {
-    let [one] = <[T; 1]>::try_from(prompts)
-        .map_err(|_| ApiError::Unsupported { param: "prompt", what: "more than one prompt in a request" })?;
-    Ok(one)
-}
-
 fn within(param: &str, value: f64, least: f64, most: f64) -> Result<f32, ApiError> {
     if (least..=most).contains(&value) {
         return Ok(value as f32);
@@ -246,14 +245,24 @@ fn within(param: &str, value: f64, least: f64, most: f64) -> Result<f32, ApiErro
 
 fn wrong_type(error: serde_path_to_error::Error<serde_json::Error>) -> ApiError {
     // The field; which item of its array is wrong, the message need not say.
-    let path = error.path().to_string().split('[').next().unwrap_or_default().to_owned();
+    let path = quoted(error.path().to_string().split('[').next().unwrap_or_default());
     if error.inner().classify() != serde_json::error::Category::Data {
         return ApiError::Json(error.inner().to_string());
     }
     // At the top the path is a dot.
     let param = if path == "." { String::new() } else { path };
     let place = if param.is_empty() { String::new() } else { format!("`{param}`: ") };
-    ApiError::Invalid { message: format!("{place}{}", error.inner()), param }
+    ApiError::Invalid { message: format!("{place}{}", quoted(&error.inner().to_string())), param }
+}
+
+/// What is to be said of a body, without the middle if that is long: a wrong value may be of any length.
+fn quoted(words: &str) -> String {
+    let begin = words.char_indices().nth(MAX_QUOTE / 2);
+    let end = words.char_indices().rev().nth(MAX_QUOTE / 2);
+    match begin.zip(end).map(|((begin, _), (end, _))| (begin, end)) {
+        Some((begin, end)) if begin < end => format!("{}…{}", &words[..begin], &words[end..]),
+        _ => words.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -269,7 +278,7 @@ mod tests {
     fn check(json: &str, param: Option<&str>, words: &str) {
         let defaults = GenerationDefaults::default();
         let error = read(json)
-            .and_then(|b| b.max_tokens().and(b.stops()).and(b.sampling(&defaults)))
+            .and_then(|b| b.max_tokens().and(b.sampling(&defaults)))
             .expect_err(&format!("{json} was accepted"));
         assert_eq!(error.openai()["error"]["param"].as_str(), param, "{json}");
         assert!(error.to_string().contains(words), "{json}: {error}");
@@ -302,11 +311,32 @@ mod tests {
 
     #[test]
     fn a_list_of_one_prompt_is_that_prompt() {
-        let one = |json: &str| read(json).and_then(|b| b.prompt());
+        let one = |json: &str| read(json).and_then(|mut b| b.take_prompt());
         assert!(matches!(one(r#"{"prompt": ["a"]}"#), Ok(Prompt::Text(text)) if text == "a"));
         assert!(matches!(one(r#"{"prompt": [[1, 2]]}"#), Ok(Prompt::Tokens(ids)) if ids == [1, 2]));
         assert!(matches!(one(r#"{"prompt": ["a", "b"]}"#), Err(ApiError::Unsupported { .. })));
         assert!(matches!(one("{}"), Err(ApiError::Invalid { .. })));
+    }
+
+    #[test]
+    fn long_values_are_refused_in_few_words() {
+        let long = |field: &str, length: usize| format!("{{\"{field}\": \"{}\"}}", "é".repeat(length / 2));
+        for (field, most) in [("cache_salt", MAX_SALT), ("model", MAX_NAME), ("job_id", MAX_NAME - 2)] {
+            read(&long(field, most)).expect("the longest");
+            check(&long(field, most + 2), Some(field), "longer than");
+        }
+        check(&long("stop", 2000), Some("stop"), "longer than");
+        let many = vec![r#"{"":0}"#; bounds::MAX_VALUES].join(",");
+        for field in ["messages", "job_id"] {
+            check(&format!("{{\"{field}\": [{many}]}}"), Some(field), "JSON values");
+        }
+        let nested = format!("{{\"chat_template_kwargs\": {{\"x\": [{many}]}}}}");
+        check(&nested, Some("chat_template_kwargs.x"), "JSON values");
+        for field in ["max_tokens", "stream"] {
+            let error = read(&long(field, 1 << 20)).expect_err("of the wrong type").to_string();
+            assert!(error.contains("invalid type") && error.chars().count() < 2 * MAX_QUOTE, "{error}");
+            assert!(error.contains("expected"), "{error}");
+        }
     }
 
     #[test]

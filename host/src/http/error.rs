@@ -25,6 +25,8 @@ pub enum ApiError {
     Unsupported { param: &'static str, what: &'static str },
     #[error("the request body exceeds {limit} bytes")]
     TooLarge { limit: usize },
+    #[error("the memory for long request bodies is taken by others; try again later")]
+    NoRoom,
     #[error("the request body breaks off: {0}")]
     Body(String),
     #[error("the request body does not come fast enough")]
@@ -126,6 +128,9 @@ impl ApiError {
             ApiError::TooLarge { .. } => {
                 shape(StatusCode::PAYLOAD_TOO_LARGE, INVALID, None, "INVALID_REQUEST")
             }
+            ApiError::NoRoom => {
+                shape(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("no_room_for_body"), "QUEUE_FULL")
+            }
             ApiError::Body(_) => shape(StatusCode::BAD_REQUEST, INVALID, None, "INVALID_REQUEST"),
             ApiError::BodyTimeout => {
                 shape(StatusCode::REQUEST_TIMEOUT, INVALID, Some("body_timeout"), "INVALID_REQUEST")
@@ -197,7 +202,7 @@ impl ApiError {
         self.with_headers((self.status(), Json(self.worker())).into_response())
     }
 
-    /// The code for logs: OpenAI's, or else the worker protocol's.
+    /// The code for logs and metrics, of a closed set: OpenAI's, or else the worker protocol's.
     pub fn code(&self) -> &'static str {
         let shape = self.shape();
         shape.code.unwrap_or(shape.worker)
@@ -209,7 +214,8 @@ impl ApiError {
             ApiError::Refused { refused: Refused::QueueFull { .. }, wait } => *wait,
             ApiError::QueueTimeout { wait, .. } | ApiError::RequestTimeout { wait: Some(wait), .. } => *wait,
             ApiError::Model(NoModel::Loading { .. } | NoModel::Nothing) => SOON,
-            ApiError::Failure(Failure::ShuttingDown) | ApiError::Draining => SOON,
+            ApiError::Failure(Failure::ShuttingDown) | ApiError::Draining | ApiError::NoRoom => SOON,
+            ApiError::Failure(Failure::Inference(error)) if is_for_memory(error) => SOON,
             _ => return None,
         };
         Some(wait.clamp(SOON, LATEST))
@@ -221,7 +227,11 @@ impl ApiError {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_millis().div_ceil(1000) as u64));
             headers.insert(RETRY_AFTER_MS, HeaderValue::from(wait.as_millis() as u64));
         }
-        if matches!(self, ApiError::TooLarge { .. } | ApiError::BodyTimeout | ApiError::Body(_)) {
+        let unread = matches!(
+            self,
+            ApiError::TooLarge { .. } | ApiError::NoRoom | ApiError::BodyTimeout | ApiError::Body(_)
+        );
+        if unread {
             // The rest of the body is not read, so no further request can follow it.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -255,13 +265,16 @@ fn of_refusal(error: &Refused) -> Shape {
     }
 }
 
+/// Whether the backend would have computed it at a quieter time.
+fn is_for_memory(error: &ExecError) -> bool {
+    matches!(error.code, Code::KV_FULL | Code::OUT_OF_MEMORY)
+}
+
 fn of_backend(error: &ExecError) -> Shape {
-    match error.code {
-        Code::KV_FULL | Code::OUT_OF_MEMORY => {
-            shape(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("out_of_memory"), "OUT_OF_MEMORY")
-        }
-        _ => shape(StatusCode::INTERNAL_SERVER_ERROR, SERVER, Some("inference_failed"), "INFERENCE_FAILED"),
+    if is_for_memory(error) {
+        return shape(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("out_of_memory"), "OUT_OF_MEMORY");
     }
+    shape(StatusCode::INTERNAL_SERVER_ERROR, SERVER, Some("inference_failed"), "INFERENCE_FAILED")
 }
 
 impl IntoResponse for ApiError {
@@ -302,6 +315,14 @@ mod tests {
         check(ApiError::QueueTimeout { limit: ms(1), wait: ms(4200) }, 503, Some(("5", "4200")));
         check(ApiError::RequestTimeout { limit: ms(1), wait: Some(ms(0)) }, 503, Some(("1", "1000")));
         check(ApiError::RequestTimeout { limit: ms(1), wait: None }, 504, None);
+        check(ApiError::NoRoom, 503, Some(("1", "1000")));
+        let backend = |code| {
+            let error = ExecError { code, message: "no".into(), detail: String::new() };
+            ApiError::Failure(Failure::Inference(error))
+        };
+        check(backend(Code::KV_FULL), 503, Some(("1", "1000")));
+        check(backend(Code::OUT_OF_MEMORY), 503, Some(("1", "1000")));
+        check(backend(Code::INTERNAL), 500, None);
         check(ApiError::invalid("n", "no"), 400, None);
         check(ApiError::BodyTimeout, 408, None);
     }

@@ -11,7 +11,7 @@ use crate::scheduler::Event;
 
 use super::access::{self, Entry};
 use super::error::ApiError;
-use super::generate::{self, Asked, Generation};
+use super::generate::{self, Asked, Generation, Wording};
 use super::{App, Shared};
 
 const ENDPOINT: &str = "execute";
@@ -24,10 +24,9 @@ pub async fn execute(State(app): Shared, request: Request) -> Response {
 }
 
 async fn respond(app: &Arc<App>, request: Request, entry: Arc<Entry>) -> Result<Response, ApiError> {
-    let asked = Asked::read(app, request, entry).await?;
-    let job_id = asked.body.job_id.clone().unwrap_or_else(|| generate::fresh_id("job-").into());
-    let prompt = asked.prompt_ids(app).await?;
-    let generation = asked.submit(app, prompt, job_id.to_string(), u32::MAX)?;
+    let mut asked = Asked::read(app, request, entry, Wording::Prompt).await?;
+    let job_id = asked.body.job_id.take().unwrap_or_else(|| generate::fresh_id("job-").into());
+    let generation = asked.submit(app, job_id.to_string(), u32::MAX)?;
     Ok(generate::stream(app, events(app.clone(), job_id, generation)))
 }
 
@@ -71,7 +70,7 @@ fn in_words(app: &App, job_id: &Value, generation: &Generation, event: Result<Ev
 }
 
 fn failed(app: &App, job_id: &Value, error: ApiError) -> Value {
-    app.metrics.request(ENDPOINT, "stream_error");
+    generate::broken_off(app, ENDPOINT, &error);
     let mut words = error.worker();
     words["job_id"] = job_id.clone();
     words

@@ -18,16 +18,25 @@ use crate::text::{ChatPrompt, Specials};
 use super::access::Entry;
 use super::body::{Body, Prompt};
 use super::error::ApiError;
+use super::intake::{self, Taken};
 use super::patience::Patience;
-use super::turns::SHORT;
-use super::{App, intake, until};
+use super::{App, until};
 
-/// A request to generate, whose body is read and whose model is there.
+/// How an endpoint's requests say what to go on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wording {
+    /// As `messages`, which the model's template writes out.
+    Chat,
+    /// As a `prompt`, taken as it is.
+    Prompt,
+}
+
+/// A request to generate, whose body is read, whose model is there and whose prompt is written.
 pub struct Asked {
+    /// Without prompt and messages.
     pub body: Body,
-    /// Of the body, in bytes.
-    size: usize,
-    pub model: Arc<Model>,
+    prompt: Vec<u32>,
+    model: Arc<Model>,
     entry: Arc<Entry>,
     patience: Patience,
 }
@@ -61,40 +70,44 @@ pub async fn answered(
     let result = answer.await;
     let status = result.as_ref().map_or_else(ApiError::status, Response::status);
     app.metrics.request(endpoint, status.as_str());
-    result.inspect_err(|error| entry.failed(error.code()))
+    result.inspect_err(|error| {
+        app.metrics.error(error.code());
+        entry.failed(error.code());
+    })
+}
+
+/// Counts an error that ends a stream, whose request was counted as answered when it began.
+pub fn broken_off(app: &App, endpoint: &'static str, error: &ApiError) {
+    app.metrics.request(endpoint, "stream_error");
+    app.metrics.error(error.code());
 }
 
 impl Asked {
-    /// Reads the body and finds the model, unless the server is shutting down.
-    pub async fn read(app: &App, request: Request, entry: Arc<Entry>) -> Result<Asked, ApiError> {
+    /// Reads the body, finds the model and writes the prompt, unless the server is shutting down.
+    pub async fn read(
+        app: &Arc<App>,
+        request: Request,
+        entry: Arc<Entry>,
+        wording: Wording,
+    ) -> Result<Asked, ApiError> {
         let patience = Patience::new(&app.limits, entry.arrived);
-        let (size, body) = patience.with(taken_in(app, request), Duration::default).await?;
-        if app.is_draining() {
-            return Err(ApiError::Draining);
-        }
-        let model = app.models.find(body.model.as_deref().filter(|name| !name.is_empty()))?;
-        entry.model(&model.name);
-        Ok(Asked { size, body, model, entry, patience: patience.queued() })
+        let intake = intake::read(app, request.into_body());
+        let taken = patience.with(intake, Duration::default).await?;
+        let patience = patience.queued();
+        let size = taken.bytes.len();
+        let work = {
+            let (app, entry) = (app.clone(), entry.clone());
+            move || understood(&app, taken, &entry, wording)
+        };
+        // Whose queue it will wait in is not known before the body is read.
+        let wait = || app.models.ready().iter().map(|m| m.engine.expected_wait()).max().unwrap_or_default();
+        let (body, model, prompt) = patience.with(app.turns.take(size, work), wait).await?;
+        Ok(Asked { body, prompt, model, entry, patience })
     }
 
-    /// Computes what the job needs when it is this request's turn.
-    async fn compute<T: Send + 'static>(
-        &self,
-        app: &App,
-        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-    ) -> Result<T, ApiError> {
-        self.patience.with(app.turns.take(self.size, work), || self.model.engine.expected_wait()).await
-    }
-
-    /// Submits a job for prompt ids. `default_max` applies where the client left the length open.
-    pub fn submit(
-        self,
-        app: &App,
-        prompt: Vec<u32>,
-        id: String,
-        default_max: u32,
-    ) -> Result<Generation, ApiError> {
-        let Asked { body, model, entry, patience, .. } = self;
+    /// Submits the job. `default_max` applies where the client left the length open.
+    pub fn submit(self, app: &App, id: String, default_max: u32) -> Result<Generation, ApiError> {
+        let Asked { body, prompt, model, entry, patience } = self;
         let (sender, events) = event_channel();
         let job = Job {
             id: id.clone(),
@@ -103,8 +116,8 @@ impl Asked {
             sampling: body.sampling(&model.files.defaults)?,
             // One share for all until requests say whose they are.
             share: "".into(),
-            cache: body.cache()?,
-            stop: body.stops()?,
+            cache: body.cache(),
+            stop: body.stops(),
             stop_ids: model.files.stop_ids.clone(),
             tokenizer: Some(model.files.tokenizer.clone()),
             events: sender,
@@ -114,39 +127,6 @@ impl Asked {
         let refused = |refused: Refused| ApiError::Refused { refused, wait: model.engine.expected_wait() };
         model.engine.submit(job, &model.facts).map_err(refused)?;
         Ok(Generation { id, model, events, started: false, entry, patience })
-    }
-
-    /// Ids of a completion prompt. Text is tokenized as it is, special tokens included.
-    pub async fn prompt_ids(&self, app: &App) -> Result<Vec<u32>, ApiError> {
-        let text = match self.body.prompt()? {
-            Prompt::Text(text) if text.is_empty() => {
-                return Err(ApiError::invalid("prompt", "`prompt` is empty"));
-            }
-            Prompt::Text(text) => text,
-            Prompt::Tokens(ids) => return Ok(ids),
-        };
-        let model = self.model.clone();
-        self.compute(app, move || {
-            let tokenizer = &model.files.tokenizer;
-            may_fit(&model, tokenizer.least_tokens(text.chars()))?;
-            Ok(tokenizer.encode(&text, Specials { parse: true, add: true })?)
-        })
-        .await
-    }
-
-    /// Ids of a conversation, written by the model's own template.
-    pub async fn chat_ids(&self, app: &App) -> Result<Vec<u32>, ApiError> {
-        let messages = match &self.body.messages {
-            Some(Value::Array(list)) if !list.is_empty() => {
-                Value::Array(list.iter().map(flat).collect::<Result<_, _>>()?)
-            }
-            Some(Value::Array(_)) => return Err(ApiError::invalid("messages", "`messages` is empty")),
-            Some(_) => return Err(ApiError::invalid("messages", "`messages` must be an array of messages")),
-            None => return Err(ApiError::invalid("messages", "`messages` is missing")),
-        };
-        let extra = self.body.chat_template_kwargs.clone().unwrap_or_default();
-        let model = self.model.clone();
-        self.compute(app, move || render(&model, &messages, &extra)).await
     }
 }
 
@@ -198,17 +178,43 @@ impl Generation {
     }
 }
 
-/// The body, and its size in bytes.
-async fn taken_in(app: &App, request: Request) -> Result<(usize, Body), ApiError> {
-    let bytes = intake::read(app, request.into_body()).await?;
-    let size = bytes.len();
-    // Large ones would hold up who else is served by this thread.
-    let body = if size <= SHORT {
-        Body::read(&bytes)?
-    } else {
-        app.turns.take(size, move || Body::read(&bytes)).await?
+/// All that is computed for a request before it is queued, in one turn: what a long body takes as values is gone when
+/// the next long one is read.
+fn understood(
+    app: &App,
+    taken: Taken,
+    entry: &Entry,
+    wording: Wording,
+) -> Result<(Body, Arc<Model>, Vec<u32>), ApiError> {
+    let mut body = Body::read(&taken.bytes)?;
+    if app.is_draining() {
+        return Err(ApiError::Draining);
+    }
+    let model = app.models.find(body.model.as_deref().filter(|name| !name.is_empty()))?;
+    entry.model(&model.name);
+    let prompt = match wording {
+        Wording::Chat => chat_ids(&mut body, &model)?,
+        Wording::Prompt => prompt_ids(&mut body, &model)?,
     };
-    Ok((size, body))
+    Ok((body, model, prompt))
+}
+
+/// Ids of a completion prompt. Text is tokenized as it is, special tokens included.
+fn prompt_ids(body: &mut Body, model: &Model) -> Result<Vec<u32>, ApiError> {
+    let text = match body.take_prompt()? {
+        Prompt::Text(text) => text,
+        Prompt::Tokens(ids) => return Ok(ids),
+    };
+    let tokenizer = &model.files.tokenizer;
+    may_fit(model, tokenizer.least_tokens(text.chars()))?;
+    Ok(tokenizer.encode(&text, Specials { parse: true, add: true })?)
+}
+
+/// Ids of a conversation, written by the model's own template.
+fn chat_ids(body: &mut Body, model: &Model) -> Result<Vec<u32>, ApiError> {
+    let (messages, extra) = body.take_chat()?;
+    let messages = Value::Array(messages.into_iter().map(flat).collect::<Result<_, _>>()?);
+    render(model, &messages, &extra)
 }
 
 /// An answer of Server-Sent Events, which shows that it lives while there is nothing to say.
@@ -243,23 +249,20 @@ fn render(model: &Model, messages: &Value, extra: &Map<String, Value>) -> Result
 }
 
 /// A message with its role checked and its content as one text: clients may send it in parts.
-fn flat(message: &Value) -> Result<Value, ApiError> {
+fn flat(message: Value) -> Result<Value, ApiError> {
     let wrong = |what: &str| Err(ApiError::invalid("messages", what));
-    let Value::Object(fields) = message else {
+    let Value::Object(mut fields) = message else {
         return wrong("a message must be an object with `role` and `content`");
     };
-    if !fields.get("role").is_some_and(Value::is_string) {
+    let Some(Value::String(role)) = fields.get("role") else {
         return wrong("a message has no `role`");
-    }
+    };
     let content = match fields.get("content") {
-        Some(Value::String(text)) => text.clone(),
+        Some(Value::String(_)) => return Ok(Value::Object(fields)),
         Some(Value::Array(parts)) => parts.iter().map(text_part).collect::<Result<Vec<_>, _>>()?.concat(),
-        Some(Value::Null) | None if fields.get("role").is_some_and(|role| role == "assistant") => {
-            String::new()
-        }
+        Some(Value::Null) | None if role == "assistant" => String::new(),
         _ => return wrong("a message's `content` must be a string or an array of text parts"),
     };
-    let mut fields = fields.clone();
     fields.insert("content".into(), content.into());
     Ok(Value::Object(fields))
 }

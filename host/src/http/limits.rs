@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::descriptors;
+
 /// The limits of one server. A timeout that is `None` never comes.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -32,41 +34,22 @@ pub struct Limits {
 const RESERVE: u64 = 64;
 /// Most connections unless told otherwise; each takes about 10 KiB.
 const MOST: usize = 16_384;
-/// Connections where nothing says how many descriptors there may be.
-#[cfg(not(unix))]
-const UNKNOWN: u64 = 1024;
-
 impl Limits {
-    /// Connections held at once: no more than there are descriptors for.
-    pub fn connections(&self) -> usize {
-        let free = usize::try_from(descriptors().saturating_sub(RESERVE).max(1)).unwrap_or(usize::MAX);
-        match self.max_connections {
-            None => free.min(MOST),
-            Some(most) if most <= free => most,
-            Some(most) => {
-                tracing::warn!(
-                    "--max-connections {most} is more than the system's limit leaves room for: {free}"
-                );
-                free
-            }
+    /// The same with the connections that there are descriptors for, after asking for all that the system grants.
+    pub fn settled(self) -> Self {
+        let free = descriptors::raise().saturating_sub(RESERVE).max(1);
+        let free = usize::try_from(free).unwrap_or(usize::MAX);
+        let most = self.max_connections.unwrap_or(free.min(MOST));
+        if most > free {
+            tracing::warn!(
+                "--max-connections {most} is more than the system's limit leaves room for: {free}"
+            );
         }
+        Limits { max_connections: Some(most.min(free)), ..self }
     }
-}
 
-/// As many descriptors as this process may have, after asking for all that the system grants.
-///
-/// The usual soft limit of 1024 is there for programs that use `select`; nothing in this process does.
-#[cfg(unix)]
-fn descriptors() -> u64 {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
-    // macOS grants less than it says; then the soft limit stays as it is.
-    let _ = setrlimit(Resource::Nofile, raised);
-    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
-}
-
-#[cfg(not(unix))]
-fn descriptors() -> u64 {
-    UNKNOWN
+    /// Connections held at once.
+    pub fn connections(&self) -> usize {
+        self.max_connections.unwrap_or(MOST)
+    }
 }

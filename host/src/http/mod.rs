@@ -4,6 +4,7 @@
 
 mod access;
 mod body;
+mod bounds;
 mod connection;
 mod error;
 mod execute;
@@ -16,6 +17,7 @@ mod patience;
 mod prompt_field;
 mod server;
 mod stage;
+mod stop_field;
 mod turns;
 
 use std::sync::Arc;
@@ -33,6 +35,7 @@ use crate::models::Models;
 use crate::standing::Standing;
 
 use error::ApiError;
+use intake::Room;
 use turns::Turns;
 
 pub use limits::Limits;
@@ -46,6 +49,7 @@ pub struct App {
     pub standing: Arc<Standing>,
     pub limits: Limits,
     pub progress: Progress,
+    room: Room,
     turns: Turns,
     pub started: Instant,
 }
@@ -55,11 +59,13 @@ pub type Shared = State<Arc<App>>;
 impl App {
     pub fn new(standing: Arc<Standing>, limits: Limits) -> Self {
         let models = Arc::new(Models::default());
+        let limits = limits.settled();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         App {
             metrics: Metrics::new(standing.clone(), models.clone()),
             models,
             standing,
+            room: Room::new(limits.max_body),
             limits,
             progress: Progress::default(),
             turns: Turns::new(cores),

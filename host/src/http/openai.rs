@@ -15,7 +15,7 @@ use crate::scheduler::{Event, Usage};
 
 use super::access::{self, Entry};
 use super::error::ApiError;
-use super::generate::{self, Answer, Asked, Generation};
+use super::generate::{self, Answer, Asked, Generation, Wording};
 use super::{App, Shared};
 
 /// Tokens of a completion whose length the client left open, as the API reference says.
@@ -100,14 +100,14 @@ async fn respond(
     request: Request,
     entry: Arc<Entry>,
 ) -> Result<Response, ApiError> {
-    let asked = Asked::read(app, request, entry).await?;
-    let (prompt, prefix, default_max) = match endpoint {
-        Endpoint::Chat => (asked.chat_ids(app).await?, "chatcmpl-", u32::MAX),
-        Endpoint::Completion => (asked.prompt_ids(app).await?, "cmpl-", DEFAULT_COMPLETION_TOKENS),
+    let (wording, prefix, default_max) = match endpoint {
+        Endpoint::Chat => (Wording::Chat, "chatcmpl-", u32::MAX),
+        Endpoint::Completion => (Wording::Prompt, "cmpl-", DEFAULT_COMPLETION_TOKENS),
     };
+    let asked = Asked::read(app, request, entry, wording).await?;
     let streamed = asked.body.stream == Some(true);
     let include_usage = asked.body.stream_options.unwrap_or_default().include_usage;
-    let generation = asked.submit(app, prompt, generate::fresh_id(prefix), default_max)?;
+    let generation = asked.submit(app, generate::fresh_id(prefix), default_max)?;
     let head =
         Head { endpoint, id: generation.id.clone(), created: now_seconds(), model: generation.model.clone() };
     if !streamed {
@@ -229,7 +229,7 @@ impl Writer {
 
     /// The status line is long gone, so the error is an event; clients raise it.
     fn error(&self, error: ApiError) -> String {
-        self.app.metrics.request(self.head.endpoint.name(), "stream_error");
+        generate::broken_off(&self.app, self.head.endpoint.name(), &error);
         error.openai().to_string()
     }
 }

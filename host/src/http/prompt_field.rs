@@ -1,21 +1,22 @@
 //! The prompt as it stands in a body: a text, token ids, or a list of either.
 //!
 //! Read in one pass. Serde's untagged enums would hold each id as a value of its own first, which makes half a
-//! gigabyte of a body of 32 MiB.
+//! gigabyte of a body of 32 MiB. Of several prompts, which are refused, none but the first is kept: ten million empty
+//! ones fit into a body.
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Unexpected, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, SeqAccess, Unexpected, Visitor};
 
 const EXPECTED: &str = "a string or an array of token ids (whole numbers from 0)";
 
-/// What a prompt may look like on the wire.
+/// A prompt; a list that holds one is as good as that one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PromptField {
     Text(String),
     Tokens(Vec<u32>),
-    Texts(Vec<String>),
-    TokenLists(Vec<Vec<u32>>),
+    /// More than one.
+    Several,
 }
 
 /// What an array may hold.
@@ -23,21 +24,6 @@ enum Item {
     Token(u32),
     Text(String),
     Tokens(Vec<u32>),
-}
-
-impl PromptField {
-    /// Adds an item, if it is of the kind of those before it.
-    fn push(&mut self, item: Item) -> Result<(), Item> {
-        match (&mut *self, item) {
-            (Self::Tokens(all), Item::Token(id)) => all.push(id),
-            (Self::Texts(all), Item::Text(text)) => all.push(text),
-            (Self::TokenLists(all), Item::Tokens(ids)) => all.push(ids),
-            (Self::Tokens(all), Item::Text(text)) if all.is_empty() => *self = Self::Texts(vec![text]),
-            (Self::Tokens(all), Item::Tokens(ids)) if all.is_empty() => *self = Self::TokenLists(vec![ids]),
-            (_, other) => return Err(other),
-        }
-        Ok(())
-    }
 }
 
 impl<'de> Deserialize<'de> for PromptField {
@@ -60,14 +46,34 @@ impl<'de> Visitor<'de> for FieldVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<PromptField, A::Error> {
-        let mut field = PromptField::Tokens(Vec::new());
-        while let Some(item) = items.next_element()? {
-            field
-                .push(item)
-                .map_err(|_| A::Error::invalid_type(Unexpected::Other("a mixed array"), &self))?;
+        match items.next_element()? {
+            None => Ok(PromptField::Tokens(Vec::new())),
+            Some(Item::Token(first)) => tokens(first, items).map(PromptField::Tokens),
+            Some(Item::Text(text)) => alone(PromptField::Text(text), items),
+            Some(Item::Tokens(ids)) => alone(PromptField::Tokens(ids), items),
         }
-        Ok(field)
     }
+}
+
+/// The ids of an array that begins with one.
+fn tokens<'de, A: SeqAccess<'de>>(first: u32, mut items: A) -> Result<Vec<u32>, A::Error> {
+    let mut ids = vec![first];
+    while let Some(item) = items.next_element()? {
+        let Item::Token(id) = item else {
+            return Err(A::Error::invalid_type(Unexpected::Other("a mixed array"), &FieldVisitor));
+        };
+        ids.push(id);
+    }
+    Ok(ids)
+}
+
+/// `first`, if nothing comes after it.
+fn alone<'de, A: SeqAccess<'de>>(first: PromptField, mut items: A) -> Result<PromptField, A::Error> {
+    let mut field = first;
+    while items.next_element::<IgnoredAny>()?.is_some() {
+        field = PromptField::Several;
+    }
+    Ok(field)
 }
 
 impl<'de> Deserialize<'de> for Item {
@@ -120,8 +126,11 @@ mod tests {
         check(r#""a king""#, Some(PromptField::Text("a king".into())));
         check("[]", Some(PromptField::Tokens(vec![])));
         check("[1, 2]", Some(PromptField::Tokens(vec![1, 2])));
-        check(r#"["a", "b"]"#, Some(PromptField::Texts(vec!["a".into(), "b".into()])));
-        check("[[1], []]", Some(PromptField::TokenLists(vec![vec![1], vec![]])));
+        check(r#"["a"]"#, Some(PromptField::Text("a".into())));
+        check("[[1]]", Some(PromptField::Tokens(vec![1])));
+        check(r#"["a", "b"]"#, Some(PromptField::Several));
+        check("[[1], []]", Some(PromptField::Several));
+        check(r#"["a", 1]"#, Some(PromptField::Several));
     }
 
     #[test]

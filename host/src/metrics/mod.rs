@@ -29,11 +29,18 @@ struct Request {
     status: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Failed {
+    /// One of those that `http::error` has.
+    code: &'static str,
+}
+
 /// All figures of this process.
 pub struct Metrics {
     registry: Registry,
     pub engine: Arc<EngineMetrics>,
     requests: Family<Request, Counter>,
+    errors: Family<Failed, Counter>,
 }
 
 impl Metrics {
@@ -43,15 +50,22 @@ impl Metrics {
         let engine = Arc::new(EngineMetrics::new(own));
         let requests = Family::<Request, Counter>::default();
         own.register("requests", "Requests by endpoint and status", requests.clone());
+        let errors = Family::<Failed, Counter>::default();
+        own.register("request_errors", "Requests that failed, by code", errors.clone());
         own.register_collector(Box::new(standing::StandingFigures(standing)));
         own.register_collector(Box::new(models::ModelFigures { models, engine: engine.clone() }));
         registry.register_collector(Box::new(process::Process::default()));
-        Metrics { registry, engine, requests }
+        Metrics { registry, engine, requests, errors }
     }
 
     /// Counts an answered request.
     pub fn request(&self, endpoint: &'static str, status: &str) {
         self.requests.get_or_create(&Request { endpoint, status: status.to_owned() }).inc();
+    }
+
+    /// Counts a request that failed, before its answer or in it.
+    pub fn error(&self, code: &'static str) {
+        self.errors.get_or_create(&Failed { code }).inc();
     }
 
     /// The text Prometheus scrapes.

@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use super::ServerFlags;
 use crate::cli::BenchArgs;
+use crate::descriptors;
 use crate::error::{Error, Exit};
 use crate::output;
 use client::Client;
@@ -31,6 +32,9 @@ use target::Target;
 use timeline::Answer;
 use workload::{Ask, Shape, Workload, arrivals};
 
+/// Descriptors that connections leave to the runtime and the terminal.
+const RESERVE: u64 = 16;
+
 /// What became of a request.
 type Outcome = Result<Answer, Failure>;
 
@@ -39,6 +43,13 @@ pub fn run(url: &str, args: &BenchArgs) -> Result<Exit, Error> {
     let flags = &args.server;
     let target = Target::parse(url)?;
     let key = authorization(flags)?;
+    let descriptors = descriptors::raise();
+    let most = flags.concurrency.iter().copied().max().filter(|_| flags.rate.is_none());
+    if most.is_some_and(|most| u64::from(most) + RESERVE > descriptors) {
+        tracing::warn!(
+            "the system grants this process {descriptors} descriptors, so some requests will not be sent"
+        );
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
