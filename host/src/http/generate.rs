@@ -67,11 +67,9 @@ pub async fn answered(
 impl Asked {
     /// Reads the body and finds the model, unless the server is shutting down.
     pub async fn read(app: &App, request: Request, entry: Arc<Entry>) -> Result<Asked, ApiError> {
+        entry.keep(app.progress.enter().ok_or(ApiError::Draining)?);
         let patience = Patience::new(&app.limits, entry.arrived);
         let (size, body) = patience.with(taken_in(app, request), Duration::default).await?;
-        if app.is_draining() {
-            return Err(ApiError::Draining);
-        }
         let model = app.models.find(body.model.as_deref().filter(|name| !name.is_empty()))?;
         entry.model(&model.name);
         Ok(Asked { size, body, model, entry, patience: patience.queued() })
