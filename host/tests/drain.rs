@@ -135,9 +135,9 @@ fn who_comes_during_a_drain_does_not_prolong_it() {
 #[test]
 fn what_came_before_the_signal_is_answered() {
     let server = Server::mock("", &[]);
-    let mut connections: Vec<Raw> = (0..8).map(|_| kept(&server)).collect();
+    let mut connections: Vec<Raw> = (0..100).map(|_| kept(&server)).collect();
     server.signal("-STOP");
-    connections.extend((0..8).map(|_| open(&server)));
+    connections.extend((0..100).map(|_| open(&server)));
     for (turn, connection) in connections.iter_mut().enumerate() {
         match turn % 2 {
             0 => send(connection, GET),

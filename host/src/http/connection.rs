@@ -280,7 +280,27 @@ mod tests {
         // The answer is in our buffers; the client still has to take it.
         c.end();
         check(&c, Some(Overdue::Write));
+        assert!(c.is_busy());
         c.wrote(false);
         check(&c, Some(Overdue::Idle));
+        assert!(!c.is_busy());
+    }
+
+    #[tokio::test]
+    async fn a_drain_waits_for_what_is_owed_and_not_for_the_connection() {
+        let progress = super::super::Progress::default();
+        let inside = || async { tokio::time::timeout(SECOND / 100, progress.emptied()).await.is_err() };
+        let c = connection();
+        c.begin();
+        c.keep(progress.enter().expect("it serves"));
+        c.settle();
+        assert!(inside().await, "it is answered");
+        c.wrote(true);
+        c.end();
+        c.settle();
+        assert!(inside().await, "its answer is not taken");
+        c.wrote(false);
+        c.settle();
+        assert!(!inside().await);
     }
 }
