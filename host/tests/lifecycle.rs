@@ -1,4 +1,4 @@
-//! A server's life in front of the mock backend: loading, a full queue, the ready-callback, draining.
+//! A server's life in front of the mock backend: loading, a full queue, the ready-callback, the end.
 
 mod support;
 
@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{ChatStream, DEADLINE, Server, eventually, free_port};
+use support::{DEADLINE, Server, eventually, free_port};
 
 const COMPLETIONS: &str = "/v1/completions";
 
@@ -68,54 +68,6 @@ fn a_full_queue_is_429() {
         assert_eq!(waiting.join().expect("an answer").finish, "length");
     });
     assert_eq!(server.streamed(COMPLETIONS, &streamed(4)).finish, "length");
-}
-
-/// Nobody is let in any more: by a refusal, or because nobody listens.
-fn nobody_is_let_in(server: &Server) {
-    let address = server.url.strip_prefix("http://").expect("a plain URL");
-    let Ok(mut stream) = TcpStream::connect(address) else { return };
-    let asked = write!(stream, "POST {COMPLETIONS} HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{{}}");
-    let mut answer = String::new();
-    let read = stream
-        .set_read_timeout(Some(Duration::from_millis(500)))
-        .and_then(|()| stream.read_to_string(&mut answer));
-    let refused = answer.starts_with("HTTP/1.1 503");
-    assert!(refused || answer.is_empty(), "{asked:?} {read:?} {answer}");
-}
-
-#[test]
-fn a_drain_lets_running_requests_finish() {
-    let server = Server::mock("slow_ms=20", &[]);
-    let mut stream = server.stream(COMPLETIONS, &streamed(60));
-    let first = stream.next().expect("the stream begins");
-    server.terminate();
-    eventually("the server drains", || server.log().contains("draining"));
-    nobody_is_let_in(&server);
-    let whole = ChatStream::read(std::iter::once(first).chain(stream));
-    assert_eq!((whole.finish.as_str(), whole.error), ("length", None));
-    assert_eq!(server.exit_code(), 0, "{}", server.log());
-}
-
-#[test]
-fn a_drain_ends_when_its_time_is_over() {
-    let check = |args: &[&str], second_signal: bool, words: &str| {
-        let server = Server::mock("slow_ms=20", args);
-        let mut stream = server.stream(COMPLETIONS, &streamed(1000));
-        let first = stream.next().expect("the stream begins");
-        let begin = Instant::now();
-        server.terminate();
-        if second_signal {
-            eventually("the server drains", || server.log().contains("draining"));
-            server.terminate();
-        }
-        let cut = ChatStream::read(std::iter::once(first).chain(stream));
-        let error = cut.error.expect("the stream ends with an error");
-        assert_eq!(error["code"], "shutting_down", "{error}");
-        assert_eq!(server.exit_code(), 0, "{}", server.log());
-        assert!(begin.elapsed() < DEADLINE / 4 && server.log().contains(words), "{}", server.log());
-    };
-    check(&["--drain-timeout", "1"], false, "timeout");
-    check(&[], true, "second signal");
 }
 
 #[test]

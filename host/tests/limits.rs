@@ -6,7 +6,7 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{ChatStream, Raw, Server, eventually, job_events, post_head};
+use support::{ChatStream, Raw, Server, eventually, job_events, post_head, retry_headers};
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
@@ -48,16 +48,6 @@ fn after_about_a_second(time: Duration) {
     assert!((Duration::from_millis(700)..SOON).contains(&time), "{time:?}");
 }
 
-#[track_caller]
-fn retry_headers(header: impl Fn(&str) -> Option<String>) {
-    let number = |name: &str| -> u64 {
-        let value = header(name).unwrap_or_else(|| panic!("no {name}"));
-        value.parse().unwrap_or_else(|_| panic!("{name}: {value}"))
-    };
-    let (seconds, ms) = (number("retry-after"), number("retry-after-ms"));
-    assert!((1..=60).contains(&seconds) && ms.div_ceil(1000) == seconds, "{seconds} s, {ms} ms");
-}
-
 #[test]
 fn headers_have_their_time_on_new_and_on_kept_connections() {
     let server = Server::mock("", &["--header-timeout", "1", "--idle-timeout", "60"]);
@@ -87,6 +77,23 @@ fn idle_connections_have_their_time() {
     let mut busy = open(&server);
     busy.post(COMPLETIONS, completion(60).to_string().as_bytes(), "").expect("the server reads");
     assert_eq!(busy.reply().expect("an answer").head.status, 200);
+}
+
+/// Long chunks, since each names the model: what is not read soon exceeds what the client's buffers take.
+fn long_name() -> String {
+    "n".repeat(8000)
+}
+
+#[test]
+fn what_is_on_its_way_outlasts_the_idle_timeout() {
+    let name = long_name();
+    let server = Server::mock("", &["--model-name", &name, "--idle-timeout", "1", "--log", "debug"]);
+    let mut unread = open(&server);
+    unread.post(COMPLETIONS, streamed(40).to_string().as_bytes(), "").expect("the server reads");
+    eventually("the connection is closed", || server.log().contains("it has been idle for long"));
+    let reply = unread.reply().expect("the system still had it");
+    assert!(reply.text().ends_with("data: [DONE]\n\n"), "{reply:?}");
+    assert!(unread.has_ended().expect("it was closed in good form"));
 }
 
 #[test]
@@ -147,15 +154,19 @@ fn heads_have_a_size() {
 
 #[test]
 fn a_client_that_takes_nothing_is_cut_and_its_request_cancelled() {
-    // Each chunk names the model: the system's buffers are full soon.
-    let name = "n".repeat(8000);
+    let name = long_name();
     let args = ["--model-name", &name, "--ctx", "20000", "--write-timeout", "1"];
-    let server = Server::mock("", &args);
+    // All tokens would take more than a minute.
+    let server = Server::mock("slow_ms=5", &args);
     let mut unread = open(&server);
-    let body = json!({"prompt": "Long", "max_tokens": 15_000, "temperature": 0, "stream": true});
-    unread.post(COMPLETIONS, body.to_string().as_bytes(), "").expect("the server reads");
-    eventually("the request runs", || server.metrics().value("sconce_generated_tokens_total") > 0.0);
-    eventually("the connection is cut", || server.log().contains("outcome=\"cancelled\""));
+    unread.post(COMPLETIONS, streamed(15_000).to_string().as_bytes(), "").expect("the server reads");
+    eventually("the request runs", || server.metrics().value(RUNNING) == 1.0);
+    let begin = Instant::now();
+    eventually("the request is cancelled", || server.metrics().value(CANCELLED) == 1.0);
+    assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+    let generated = server.metrics().value("sconce_generated_tokens_total");
+    println!("cancelled after {:?} and {generated} tokens", begin.elapsed());
+    assert!(server.log().contains("outcome=\"cancelled\""), "{}", server.log());
     server.idle();
     let mut rest = Vec::new();
     // It may end with an error: what was not taken is thrown away.
@@ -397,50 +408,4 @@ fn a_prompt_that_cannot_fit_is_refused_before_it_is_tokenized() {
     assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
     let error = server.post(COMPLETIONS, &json!({"prompt": " ".repeat(1_000_000)})).status;
     assert!(matches!(error, 200 | 400), "{error}");
-}
-
-#[test]
-fn a_drain_waits_for_requests_and_for_nothing_else() {
-    let server = Server::mock("slow_ms=20", &["--header-timeout", "0", "--body-timeout", "0"]);
-    let mut silent = open(&server);
-    let mut half_head = open(&server);
-    send(&mut half_head, b"POST /v1/completions HTTP/1.1\r\nhost");
-    let mut half_body = open(&server);
-    send(&mut half_body, post_head(COMPLETIONS, 1000, "").as_bytes());
-    let mut idle = open(&server);
-    send(&mut idle, GET);
-    assert_eq!(idle.reply().expect("an answer").head.status, 200);
-    let mut running = open(&server);
-    running.post(COMPLETIONS, completion(60).to_string().as_bytes(), "").expect("the server reads");
-    eventually("it runs", || server.metrics().value(RUNNING) == 1.0);
-    let begin = Instant::now();
-    server.terminate();
-    for connection in [&mut silent, &mut half_head, &mut idle] {
-        closes(connection);
-    }
-    let reply = half_body.reply().expect("a word");
-    assert_eq!((reply.head.status, reply.head.header("connection")), (503, Some("close")), "{reply:?}");
-    retry_headers(|name| reply.head.header(name).map(str::to_owned));
-    let reply = running.reply().expect("it may finish");
-    assert_eq!((reply.head.status, reply.head.header("connection")), (200, Some("close")), "{reply:?}");
-    drop((half_body, running));
-    assert_eq!(server.exit_code(), 0, "{}", server.log());
-    assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
-}
-
-#[test]
-fn a_second_signal_ends_a_request_that_answers_whole_with_words() {
-    let server = Server::mock("slow_ms=20", &["--ctx", "20000"]);
-    let mut running = open(&server);
-    running.post(COMPLETIONS, completion(19_000).to_string().as_bytes(), "").expect("the server reads");
-    eventually("it runs", || server.metrics().value(RUNNING) == 1.0);
-    server.terminate();
-    eventually("the server drains", || server.log().contains("draining"));
-    server.terminate();
-    let reply = running.reply().expect("an answer");
-    assert_eq!(reply.head.status, 503, "{reply:?}");
-    assert_eq!(reply.json()["error"]["code"], "shutting_down");
-    retry_headers(|name| reply.head.header(name).map(str::to_owned));
-    drop(running);
-    assert_eq!(server.exit_code(), 0, "{}", server.log());
 }

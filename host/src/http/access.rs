@@ -18,6 +18,7 @@ use tracing::Instrument;
 use crate::scheduler::Usage;
 
 use super::connection::Connection;
+use super::stage::Stay;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest id taken over from a client, in bytes.
@@ -30,7 +31,7 @@ const PROBES: [&str; 3] = ["/health", "/ready", "/metrics"];
 /// What is known of a request.
 pub struct Entry {
     id: String,
-    remote: String,
+    connection: Option<Arc<Connection>>,
     method: String,
     path: String,
     /// When its headers were complete.
@@ -50,10 +51,10 @@ struct Facts {
 }
 
 impl Entry {
-    fn new(request: &Request, connection: Option<&Connection>) -> Self {
+    fn new(request: &Request, connection: Option<Arc<Connection>>) -> Self {
         Entry {
             id: id_of(request.headers()),
-            remote: connection.map(|connection| connection.remote.to_string()).unwrap_or_default(),
+            connection,
             method: request.method().to_string(),
             path: request.uri().path().to_owned(),
             arrived: Instant::now(),
@@ -63,6 +64,17 @@ impl Entry {
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().expect("no holder panics")
+    }
+
+    fn remote(&self) -> String {
+        self.connection.as_ref().map(|connection| connection.remote.to_string()).unwrap_or_default()
+    }
+
+    /// A drain waits until its answer is written.
+    pub fn keep(&self, stay: Stay) {
+        if let Some(connection) = &self.connection {
+            connection.keep(stay);
+        }
     }
 
     pub fn model(&self, name: &str) {
@@ -108,7 +120,7 @@ macro_rules! line {
             target: "access",
             tracing::Level::$level,
             id = $entry.id,
-            remote = $entry.remote,
+            remote = $entry.remote(),
             method = $entry.method,
             path = $entry.path,
             status = $facts.status.unwrap_or(CLIENT_LEFT),
@@ -145,9 +157,9 @@ pub fn entry_of(request: &Request) -> Arc<Entry> {
 /// Gives a request its entry and its id, and its connection word of its end.
 pub async fn record(mut request: Request, next: Next) -> Response {
     let connection = request.extensions_mut().remove::<Arc<Connection>>();
-    let entry = Arc::new(Entry::new(&request, connection.as_deref()));
+    let entry = Arc::new(Entry::new(&request, connection));
     request.extensions_mut().insert(entry.clone());
-    let ending = Ending { entry: entry.clone(), connection };
+    let ending = Ending { entry: entry.clone() };
     let span = tracing::info_span!("request", id = entry.id);
     let mut response = next.run(request).instrument(span.clone()).await;
     let id = HeaderValue::from_str(&entry.id).expect("an id is printable");
@@ -159,13 +171,12 @@ pub async fn record(mut request: Request, next: Next) -> Response {
 /// Writes the line when a request is over: its body was written, or its client left.
 struct Ending {
     entry: Arc<Entry>,
-    connection: Option<Arc<Connection>>,
 }
 
 impl Drop for Ending {
     fn drop(&mut self) {
         self.entry.write();
-        if let Some(connection) = &self.connection {
+        if let Some(connection) = &self.entry.connection {
             connection.end();
         }
     }

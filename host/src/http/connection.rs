@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::Limits;
+use super::stage::Stay;
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +40,15 @@ struct Activity {
     since: Instant,
     /// Since when the client takes nothing of what is ready for it.
     blocked: Option<Instant>,
+    /// Lets a drain wait for the request that is answered.
+    stay: Option<Stay>,
+}
+
+impl Activity {
+    /// The last bytes of an answer leave our buffers after the answer has ended.
+    fn owes(&self) -> bool {
+        self.phase == Phase::Busy || self.blocked.is_some()
+    }
 }
 
 /// A connection as its parts see it.
@@ -50,7 +60,7 @@ pub struct Connection {
 
 impl Connection {
     pub fn new(remote: SocketAddr) -> Self {
-        let activity = Activity { phase: Phase::New, since: Instant::now(), blocked: None };
+        let activity = Activity { phase: Phase::New, since: Instant::now(), blocked: None, stay: None };
         Connection { remote, activity: Mutex::new(activity) }
     }
 
@@ -73,14 +83,32 @@ impl Connection {
         self.enter(Phase::Idle);
     }
 
-    /// Whether a request is being answered.
+    /// Whether a request is being answered, or its answer is not all on its way.
     pub fn is_busy(&self) -> bool {
-        self.activity().phase == Phase::Busy
+        self.activity().owes()
+    }
+
+    /// A drain waits for the request that is being answered.
+    pub fn keep(&self, stay: Stay) {
+        self.activity().stay = Some(stay);
+    }
+
+    /// To be asked when the connection has had its turn: a drain does not wait for what is written.
+    pub fn settle(&self) {
+        let mut activity = self.activity();
+        if !activity.owes() {
+            activity.stay = None;
+        }
+    }
+
+    /// Nothing more is written, whatever was owed.
+    pub fn let_go(&self) {
+        self.activity().stay = None;
     }
 
     /// Until when something has to happen.
     pub fn deadline(&self, limits: &Limits) -> Option<(Instant, Overdue)> {
-        let Activity { phase, since, blocked } = *self.activity();
+        let Activity { phase, since, blocked, .. } = *self.activity();
         let write = blocked.zip(limits.write).map(|(since, time)| (since + time, Overdue::Write));
         let read = match phase {
             Phase::New | Phase::Head => limits.header.map(|time| (since + time, Overdue::Header)),
@@ -252,7 +280,27 @@ mod tests {
         // The answer is in our buffers; the client still has to take it.
         c.end();
         check(&c, Some(Overdue::Write));
+        assert!(c.is_busy());
         c.wrote(false);
         check(&c, Some(Overdue::Idle));
+        assert!(!c.is_busy());
+    }
+
+    #[tokio::test]
+    async fn a_drain_waits_for_what_is_owed_and_not_for_the_connection() {
+        let progress = super::super::Progress::default();
+        let inside = || async { tokio::time::timeout(SECOND / 100, progress.emptied()).await.is_err() };
+        let c = connection();
+        c.begin();
+        c.keep(progress.enter().expect("it serves"));
+        c.settle();
+        assert!(inside().await, "it is answered");
+        c.wrote(true);
+        c.end();
+        c.settle();
+        assert!(inside().await, "its answer is not taken");
+        c.wrote(false);
+        c.settle();
+        assert!(!inside().await);
     }
 }

@@ -90,6 +90,7 @@ impl Asked {
         entry: Arc<Entry>,
         wording: Wording,
     ) -> Result<Asked, ApiError> {
+        entry.keep(app.progress.enter().ok_or(ApiError::Draining)?);
         let patience = Patience::new(&app.limits, entry.arrived);
         let intake = intake::read(app, request.into_body());
         let taken = patience.with(intake, Duration::default).await?;

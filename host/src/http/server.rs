@@ -1,7 +1,7 @@
 //! Connections: accepted, timed, drained. What is asked over them is the router's business.
 //!
 //! The loop is our own so that a client that is slow, silent or gone costs a bounded time, and so that a drain waits for
-//! requests and for nothing else.
+//! requests to generate and for nothing else, while whoever comes meanwhile is told of it.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -36,18 +36,28 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const WARNINGS: Duration = Duration::from_secs(60);
 /// For a client to read our last words while it still sends.
 const LINGER: Duration = Duration::from_secs(2);
+/// A drain takes at least this long: what came before it lies in the system's buffers and is answered as well.
+const LAST_CALL: Duration = Duration::from_millis(100);
 
-/// Accepts and serves connections until the server drains and the last of them is closed.
+/// Accepts and serves connections until the server has drained and the last of them is closed.
 pub async fn serve(listener: TcpListener, app: Arc<App>) {
     let router = router(app.clone());
     let most = app.limits.connections();
     let places = Arc::new(Semaphore::new(most));
     tokio::select! {
         () = accept(listener, &app, &router, &places) => {}
-        () = app.progress.reached(Stage::Draining) => {}
+        () = drained(&app) => {}
     }
+    app.progress.reach(Stage::Leaving);
     // All places are free when all connections are closed.
     let _ = places.acquire_many(u32::try_from(most).unwrap_or(u32::MAX)).await;
+}
+
+/// Waits until the server is told to drain, and then until all that was let in is answered.
+async fn drained(app: &App) {
+    app.progress.reached(Stage::Draining).await;
+    tokio::time::sleep(LAST_CALL).await;
+    app.progress.emptied().await;
 }
 
 /// Gives each connection a task. Beyond the limit none is accepted: they wait in the system's queue until one is closed.
@@ -112,6 +122,7 @@ async fn attend(
     http.header_read_timeout(None).max_header_size(MAX_HEAD);
     let mut served = http.serve_connection(io, answering(router, connection.clone()));
     let end = converse(&mut served, &connection, &app).await;
+    connection.let_go();
     match end {
         End::Said => {
             let parting = linger(served.into_parts().io.into_inner());
@@ -122,7 +133,11 @@ async fn attend(
         }
         End::Overdue(overdue) => {
             connection.cut(overdue);
-            served.into_parts().io.into_inner().forget();
+            let socket = served.into_parts().io.into_inner();
+            // Who has merely nothing more to ask may still be reading.
+            if overdue == Overdue::Write {
+                socket.forget();
+            }
         }
         End::NotWanted => {}
     }
@@ -164,24 +179,29 @@ where
         + Unpin,
 {
     let mut alarm = Alarm::default();
-    let mut draining = false;
+    let mut heard = Stage::Serving;
     loop {
         // Whatever changes the deadline happens while the connection is polled.
-        let ended = poll_fn(|cx| match served.poll_without_shutdown(cx) {
-            Poll::Ready(_) => Poll::Ready(End::Said),
-            Poll::Pending => alarm.poll(connection.deadline(&app.limits), cx).map(End::Overdue),
+        let ended = poll_fn(|cx| {
+            let turn = served.poll_without_shutdown(cx);
+            connection.settle();
+            match turn {
+                Poll::Ready(_) => Poll::Ready(End::Said),
+                Poll::Pending => alarm.poll(connection.deadline(&app.limits), cx).map(End::Overdue),
+            }
         });
         tokio::select! {
             biased;
             () = app.progress.reached(Stage::Closing) => return End::NotWanted,
-            () = app.progress.reached(Stage::Draining), if !draining => {
-                if !connection.is_busy() {
-                    return End::NotWanted;
-                }
-                draining = true;
-                Pin::new(&mut *served).graceful_shutdown();
-            }
+            // Before the stage: who has sent a request is not idle.
             end = ended => return end,
+            () = app.progress.passed(heard) => {}
+        }
+        heard = app.progress.now();
+        if connection.is_busy() {
+            Pin::new(&mut *served).graceful_shutdown();
+        } else if heard >= Stage::Leaving {
+            return End::NotWanted;
         }
     }
 }

@@ -21,7 +21,7 @@ pub use library::{Shelf, compile, mock_as, replaced, tell};
 #[cfg(unix)]
 pub use process::raise_descriptor_limit;
 pub use process::{Footprint, forget_peak};
-pub use raw::{Head, Raw, Reply, post_head};
+pub use raw::{Head, Raw, Reply, post_head, retry_headers};
 pub use server::{Server, free_port};
 pub use sse::{ChatStream, EventStream, events, job_events};
 

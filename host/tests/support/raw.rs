@@ -33,6 +33,12 @@ impl Head {
 }
 
 impl Reply {
+    /// Fails unless both headers say when to come back, and say the same.
+    #[track_caller]
+    pub fn says_when_to_come_back(&self) {
+        retry_headers(|name| self.head.header(name).map(str::to_owned));
+    }
+
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("the body is UTF-8")
     }
@@ -136,6 +142,14 @@ impl Raw {
         }
     }
 
+    /// Waits for further bytes, and says whether there are none because the server closed in good form.
+    ///
+    /// # Errors
+    /// `ConnectionReset` where it threw away what it had still to send.
+    pub fn has_ended(&mut self) -> io::Result<bool> {
+        Ok(self.reader.fill_buf()?.is_empty())
+    }
+
     /// Whether the server has closed the connection, after whatever it had to say; does not wait.
     pub fn is_closed(&mut self) -> bool {
         self.socket().set_nonblocking(true).expect("the socket is open");
@@ -150,6 +164,17 @@ impl Raw {
         self.socket().set_nonblocking(false).expect("the socket is open");
         closed
     }
+}
+
+/// Fails unless `Retry-After` and `retry-after-ms` say the same sensible time.
+#[track_caller]
+pub fn retry_headers(header: impl Fn(&str) -> Option<String>) {
+    let number = |name: &str| -> u64 {
+        let value = header(name).unwrap_or_else(|| panic!("no {name}"));
+        value.parse().unwrap_or_else(|_| panic!("{name}: {value}"))
+    };
+    let (seconds, ms) = (number("retry-after"), number("retry-after-ms"));
+    assert!((1..=60).contains(&seconds) && ms.div_ceil(1000) == seconds, "{seconds} s, {ms} ms");
 }
 
 fn invalid(what: &str) -> io::Error {

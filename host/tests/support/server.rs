@@ -174,8 +174,12 @@ impl Server {
 
     /// Asks it to end, as a service manager would.
     pub fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    pub fn signal(&self, name: &str) {
         let id = self.process().to_string();
-        let sent = Command::new("kill").args(["-TERM", &id]).status().expect("`kill` is there");
+        let sent = Command::new("kill").args([name, &id]).status().expect("`kill` is there");
         assert!(sent.success(), "the signal was not sent");
     }
 
