@@ -261,6 +261,12 @@ impl<T> Scheduler<T> {
         (self.lanes.iter().map(|lane| u64::from(lane.fed)).sum(), parked)
     }
 
+    /// Sequences of the lanes, and parked ones.
+    pub fn sequences(&self) -> (u64, u64) {
+        let running = self.lanes.iter().filter(|lane| lane.seq.is_some()).count();
+        (running as u64, self.prefixes.len() as u64)
+    }
+
     /// The sequences that ended requests left.
     #[cfg(test)]
     pub fn parked(&self) -> &PrefixCache {
