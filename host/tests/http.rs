@@ -318,8 +318,10 @@ fn afterwards_all_is_well(server: &Server) {
     let parked = metrics.value("sconce_kv_cache_tokens{model=\"tales\",use=\"parked\"}");
     assert!(parked > 0.0, "nothing is kept for later requests");
     assert_eq!(metrics.value("sconce_kv_cache_tokens{model=\"tales\",use=\"running\"}"), 0.0);
+    let sequences = metrics.value("sconce_kv_cache_sequences{model=\"tales\",use=\"parked\"}");
+    assert_eq!(metrics.value("sconce_plugin_sequences"), sequences, "only parked sequences are left");
     // Whole blocks are held.
-    let slack = 64.0 * metrics.value("sconce_plugin_sequences");
+    let slack = 64.0 * sequences;
     let used = metrics.value("sconce_plugin_kv_used_tokens");
     assert!(used <= parked + slack, "{used} tokens are held, {parked} of them parked");
     assert_eq!(server.get("/health").ok()["status"], "ok");

@@ -187,6 +187,12 @@ fn ends_prefixes_and_memory_are_told() {
     let during = server.metrics();
     assert!(during.value("sconce_kv_cache_usage_ratio") > 0.0);
     assert!(during.value("sconce_kv_cache_tokens{model=\"tales\",use=\"running\"}") >= 199.0);
+    let sequences = |metrics: &Metrics| {
+        let of =
+            |of: &str| metrics.value(&format!("sconce_kv_cache_sequences{{model=\"tales\",use=\"{of}\"}}"));
+        [of("running"), of("parked")]
+    };
+    assert_eq!(sequences(&during), [1.0, 0.0]);
     stream.for_each(drop);
     server.streamed(COMPLETIONS, &long);
     server.idle();
@@ -200,6 +206,8 @@ fn ends_prefixes_and_memory_are_told() {
     assert!((150.0..199.0).contains(&hits), "the second prompt was there already: {hits}");
     assert_eq!(after.value("sconce_kv_cache_usage_ratio"), 0.0, "parked tokens are free");
     assert!(after.value("sconce_kv_cache_tokens{model=\"tales\",use=\"parked\"}") > 0.0);
+    // The second's begins as the first's, which it took over.
+    assert_eq!(sequences(&after), [0.0, after.value("sconce_plugin_sequences")]);
 }
 
 #[test]

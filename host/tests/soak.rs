@@ -60,6 +60,10 @@ impl Settings {
         }
     }
 
+    fn is_mock(&self) -> bool {
+        self.backend == "mock"
+    }
+
     fn start(&self) -> Server {
         let (slots, queue, context) = (SLOTS.to_string(), QUEUE.to_string(), CONTEXT.to_string());
         let mut args = vec!["--backend", &self.backend, "--max-sequences", &slots, "--queue", &queue];
@@ -187,7 +191,7 @@ fn twice_the_sustainable_load() {
     raise_descriptor_limit();
     let settings = Settings::read();
     let server = settings.start();
-    let texts = if settings.backend == "mock" {
+    let texts = if settings.is_mock() {
         (0..4).map(|turn| server.completion(&plan::certain(turn))).collect()
     } else {
         Vec::new()
@@ -212,7 +216,7 @@ fn twice_the_sustainable_load() {
     let grown = watch::growth(&samples);
     assert!(grown.is_empty(), "{}", grown.join("; "));
     nothing_is_left(&soak.server, &before);
-    drains(&soak);
+    drains(&soak, settings.is_mock());
 }
 
 fn under_load(soak: &Soak, settings: &Settings, rate: f64) -> Vec<Sample> {
@@ -244,8 +248,8 @@ fn nothing_is_left(server: &Server, before: &Sample) {
     eventually("sequences and their memory are given back", || {
         let now = Sample::of(server, Instant::now());
         // The plugin counts the last block of each sequence as full.
-        let rounding = BLOCK * now.sequences;
-        now.kv_used <= now.parked + rounding && (now.parked > 0.0 || now.sequences == 0.0)
+        let rounding = BLOCK * now.parked_sequences;
+        now.sequences == now.parked_sequences && now.kv_used <= now.parked + rounding
     });
     eventually("descriptors are given back", || {
         let now = Sample::of(server, Instant::now());
@@ -254,20 +258,27 @@ fn nothing_is_left(server: &Server, before: &Sample) {
     println!("at the end: {}", Sample::of(server, Instant::now()));
 }
 
-/// Streams that run when the signal comes are ended in good form.
-fn drains(soak: &Soak) {
+/// Streams that run when the signal comes are ended in good form: with their whole text, unless the backend is so slow
+/// that the time of the drain may be over first.
+fn drains(soak: &Soak, is_mock: bool) {
     let server = &soak.server;
-    let body = json!({"prompt": "Once", "max_tokens": 100, "temperature": 0, "stream": true}).to_string();
-    let plan =
-        Plan { path: "/v1/completions", body: body.into_bytes(), leaves: Leaves::AtTheEnd, certain: None };
+    let mut body = json!({"prompt": "Once", "max_tokens": 100, "temperature": 0});
+    let whole = if is_mock { vec![server.completion(&body)] } else { Vec::new() };
+    body["stream"] = true.into();
+    let body = body.to_string().into_bytes();
+    let plan = Plan { path: "/v1/completions", body, leaves: Leaves::AtTheEnd, certain: Some(0) };
     std::thread::scope(|scope| {
-        let last: Vec<_> =
-            (0..4).map(|_| scope.spawn(|| client::run(&server.url, &plan, &soak.texts))).collect();
+        let last: Vec<_> = (0..4).map(|_| scope.spawn(|| client::run(&server.url, &plan, &whole))).collect();
         eventually("they run", || server.metrics().value("sconce_requests_running") == 4.0);
         server.terminate();
         for client in last {
             let outcome = client.join().expect("a client does not panic");
-            assert!(matches!(outcome, Ok(Outcome::Answered(_) | Outcome::FailedMidStream)), "{outcome:?}");
+            let is_good = match outcome {
+                Ok(Outcome::Answered(_)) => true,
+                Ok(Outcome::FailedMidStream) => !is_mock,
+                _ => false,
+            };
+            assert!(is_good, "{outcome:?}");
         }
     });
     assert_eq!(server.exit_code(), 0, "{}", server.log());

@@ -47,6 +47,7 @@ pub struct EngineMetrics {
     finished: Split<Counter, 2>,
     backend_errors: Family<Code, Counter>,
     kv: KvCells,
+    sequences: SequenceCells,
 }
 
 /// One forward call.
@@ -85,6 +86,22 @@ struct KvCells {
     running: AtomicU64,
     parked: AtomicU64,
     capacity: AtomicU64,
+}
+
+/// Sequences that hold KV memory by use, as the scheduler counts them. What the executor has beyond these is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SequenceFigures {
+    /// Of running requests.
+    pub running: u64,
+    /// Of ended ones, kept for their prefixes.
+    pub parked: u64,
+}
+
+/// The last [`SequenceFigures`].
+#[derive(Default)]
+struct SequenceCells {
+    running: AtomicU64,
+    parked: AtomicU64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -139,6 +156,7 @@ impl EngineMetrics {
             ),
             backend_errors: add.metric("backend_errors", "Errors of the backend by code", Family::default()),
             kv: KvCells::default(),
+            sequences: SequenceCells::default(),
         }
     }
 
@@ -211,6 +229,20 @@ impl EngineMetrics {
             running: self.kv.running.load(Ordering::Relaxed),
             parked: self.kv.parked.load(Ordering::Relaxed),
             capacity: if told == 0 { capacity } else { told },
+        }
+    }
+
+    /// The sequences there are now.
+    pub fn sequences(&self, sequences: SequenceFigures) {
+        self.sequences.running.store(sequences.running, Ordering::Relaxed);
+        self.sequences.parked.store(sequences.parked, Ordering::Relaxed);
+    }
+
+    /// What [`EngineMetrics::sequences`] was told last; before that, none.
+    pub fn sequences_now(&self) -> SequenceFigures {
+        SequenceFigures {
+            running: self.sequences.running.load(Ordering::Relaxed),
+            parked: self.sequences.parked.load(Ordering::Relaxed),
         }
     }
 

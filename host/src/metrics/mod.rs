@@ -17,7 +17,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-pub use engine::{EngineMetrics, KvFigures, StepFigures};
+pub use engine::{EngineMetrics, KvFigures, SequenceFigures, StepFigures};
 
 use crate::models::Models;
 use crate::standing::Standing;

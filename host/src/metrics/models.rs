@@ -59,6 +59,10 @@ impl Families {
         let tokens = "Tokens in the KV cache, by whom they serve";
         gauge("kv_cache_tokens", tokens, Some(("use", "running")), kv.running as f64);
         gauge("kv_cache_tokens", tokens, Some(("use", "parked")), kv.parked as f64);
+        let sequences = engine.sequences_now();
+        let help = "Sequences in the KV cache, by whom they serve";
+        gauge("kv_cache_sequences", help, Some(("use", "running")), sequences.running as f64);
+        gauge("kv_cache_sequences", help, Some(("use", "parked")), sequences.parked as f64);
         let block = u64::from(model.facts.block_size.max(1));
         let labels = [("block_size", block), ("num_gpu_blocks", kv.capacity / block)];
         let info = Family { help: "How the KV cache is cut into blocks; always 1", ..Family::default() };

@@ -130,7 +130,6 @@ impl PrefixCache {
     }
 
     /// Parked sequences.
-    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.leaves.len()
     }

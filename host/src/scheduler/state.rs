@@ -274,6 +274,12 @@ impl<T> Scheduler<T> {
         (self.of_lanes(|lane| u64::from(lane.fed), self.policy.block), parked)
     }
 
+    /// Sequences of the lanes, and parked ones.
+    pub fn sequences(&self) -> (u64, u64) {
+        let running = self.lanes.iter().filter(|lane| lane.seq.is_some()).count();
+        (running as u64, self.prefixes.len() as u64)
+    }
+
     /// The sequences that ended requests left.
     #[cfg(test)]
     pub fn parked(&self) -> &PrefixCache {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use sconce_plugin_api::abi::Code;
 
 use crate::executor::{ExecError, Executor, SeqId, Step, Want};
-use crate::metrics::{EngineMetrics, KvFigures, StepFigures};
+use crate::metrics::{EngineMetrics, KvFigures, SequenceFigures, StepFigures};
 
 use super::state::{Lane, Limits, Place, Relief, Request, Scheduler};
 use super::steps::Slice;
@@ -383,6 +383,8 @@ impl Worker {
         self.shared.running.store(self.scheduler.lanes().len(), Ordering::Relaxed);
         let (running, parked) = self.scheduler.kv_tokens();
         self.metrics.kv(KvFigures { running, parked, capacity: self.executor.facts().kv_capacity_tokens });
+        let (running, parked) = self.scheduler.sequences();
+        self.metrics.sequences(SequenceFigures { running, parked });
     }
 }
 

@@ -14,8 +14,9 @@ pub struct Sample {
     /// As the plugin counts them; tokens are in whole blocks.
     pub sequences: f64,
     pub kv_used: f64,
-    /// Tokens that the host keeps for later prompts; 0 where it has no such figure.
+    /// Tokens that the host keeps for later prompts, and the sequences that hold them.
     pub parked: f64,
+    pub parked_sequences: f64,
     pub generated: f64,
 }
 
@@ -29,20 +30,23 @@ impl Sample {
             waiting: metrics.value("sconce_requests_waiting"),
             sequences: metrics.value("sconce_plugin_sequences"),
             kv_used: metrics.value("sconce_plugin_kv_used_tokens"),
-            parked: parked(&metrics),
+            parked: parked(&metrics, "tokens"),
+            parked_sequences: parked(&metrics, "sequences"),
             generated: metrics.value("sconce_generated_tokens_total"),
         }
     }
 }
 
-fn parked(metrics: &Metrics) -> f64 {
-    let names = metrics.names().filter(|name| name.contains("parked")).map(str::to_owned).collect::<Vec<_>>();
-    names.iter().fold(0.0, |sum, name| sum + metrics.value(name))
+/// Of the model, whatever its name.
+fn parked(metrics: &Metrics, what: &str) -> f64 {
+    let series = format!("sconce_kv_cache_{what}{{");
+    let is_parked = |name: &&str| name.starts_with(&series) && name.contains("use=\"parked\"");
+    metrics.value(metrics.names().find(is_parked).expect("a model is loaded"))
 }
 
 impl std::fmt::Display for Sample {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Sample { at, process, running, waiting, sequences, kv_used, parked, .. } = self;
+        let Sample { at, process, running, waiting, sequences, kv_used, parked, parked_sequences, .. } = self;
         let (mib, seconds) = (process.resident as f64 / f64::from(1 << 20), at.as_secs());
         write!(
             f,
@@ -50,7 +54,8 @@ impl std::fmt::Display for Sample {
             process.descriptors, process.threads
         )?;
         write!(f, "  {running:>3} running  {waiting:>4} waiting")?;
-        write!(f, "  {sequences:>4} sequences  {kv_used:>7} kv tokens  {parked:>7} parked")
+        write!(f, "  {sequences:>4} sequences  {parked_sequences:>4} parked")?;
+        write!(f, "  {kv_used:>7} kv tokens  {parked:>7} parked")
     }
 }
 

@@ -113,6 +113,15 @@ fn the_cache_is_empty_until_it_is_told_of() {
     assert_eq!(now(&metrics), [10, 20, 1000]);
 }
 
+#[test]
+fn there_are_no_sequences_until_it_is_told_of_some() {
+    let metrics = EngineMetrics::new(&mut Registry::default());
+    assert_eq!(metrics.sequences_now(), SequenceFigures { running: 0, parked: 0 });
+    let some = SequenceFigures { running: 3, parked: 5 };
+    metrics.sequences(some);
+    assert_eq!(metrics.sequences_now(), some);
+}
+
 /// At 20,000 tokens a second a core has 50 µs for each; these figures may take a hundredth of that.
 #[test]
 fn a_token_costs_next_to_nothing() {
