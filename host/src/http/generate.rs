@@ -188,9 +188,6 @@ fn understood(
     wording: Wording,
 ) -> Result<(Body, Arc<Model>, Vec<u32>), ApiError> {
     let mut body = Body::read(&taken.bytes)?;
-    if app.is_draining() {
-        return Err(ApiError::Draining);
-    }
     let model = app.models.find(body.model.as_deref().filter(|name| !name.is_empty()))?;
     entry.model(&model.name);
     let prompt = match wording {
