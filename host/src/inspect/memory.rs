@@ -4,7 +4,7 @@
 //! their own, of which only they know.
 
 use sconce_formats::memory::{
-    CPU_PACKED_SHARE, Holding, KV_BLOCK, KvType, WeightBytes, kv_budget, machine, packed_copies,
+    Holding, KV_BLOCK, KvType, WeightBytes, cpu_packed_share, kv_budget, machine, packed_copies,
 };
 use sconce_formats::{ModelConfig, ModelHeader};
 use serde::Serialize;
@@ -94,7 +94,7 @@ pub fn of(header: &ModelHeader, args: &InspectArgs) -> Memory {
         weights_q8_0_bytes: weights.packed,
         weights_f32_bytes: weights.floats,
         weights_memory_bytes: weights.stored + weights.allocated(),
-        weights_copies_bytes: packed_copies(weights.quantised(), CPU_PACKED_SHARE),
+        weights_copies_bytes: packed_copies(weights.quantised(), cpu_packed_share()),
         kv_type: kv.name(),
         kv_bytes_per_token: kv.bytes(config.kv_bytes_per_token(1)),
         kv_memory_bytes: args.kv_memory,
@@ -136,14 +136,14 @@ fn on_machine(
 ) -> Machine {
     let Asked { context, sequences, held, kv, kv_bytes } = asked;
     let left = memory.free.saturating_sub(weights.allocated());
-    let budget = kv_bytes.unwrap_or_else(|| kv_budget(left, weights.quantised(), CPU_PACKED_SHARE));
+    let budget = kv_bytes.unwrap_or_else(|| kv_budget(left, weights.quantised(), cpu_packed_share()));
     let block_bytes = KV_BLOCK as u64 * kv.bytes(config.kv_bytes_per_token(1));
     // A state that does not grow with the text fits however long that is.
     let fitting = budget.checked_div(block_bytes).and_then(|blocks| usize::try_from(blocks).ok());
     let fitting = fitting.unwrap_or(usize::MAX / KV_BLOCK);
     let needed = context.div_ceil(KV_BLOCK);
     let blocks = fitting.min(held.saturating_mul(needed));
-    let beside_copies = left.saturating_sub(packed_copies(weights.quantised(), CPU_PACKED_SHARE));
+    let beside_copies = left.saturating_sub(packed_copies(weights.quantised(), cpu_packed_share()));
     let cache_fits = kv_bytes.is_none() || blocks as u64 * block_bytes <= beside_copies;
     Machine {
         total_bytes: memory.total,
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_budget_that_was_said_leaves_room_for_copies_of_weights() {
-        let copies = packed_copies(1000, CPU_PACKED_SHARE);
+        let copies = packed_copies(1000, cpu_packed_share());
         let check = |weights, kv_bytes, expected| {
             let asked = Asked { context: 100, sequences: 2, held: 2, kv: KvType::F32, kv_bytes };
             let memory = sconce_formats::memory::Memory { total: 1 << 40, free: copies + 16384 };

@@ -11,8 +11,7 @@ use crate::support::{Footprint, Raw, Server, eventually, forget_peak};
 
 /// The longest that any request of the client beside may take.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How much longer than before nine of ten of them may take. They take some milliseconds; the rest is for a machine
-/// on which other tests run.
+/// They take some milliseconds; the rest is for a machine on which other tests run.
 const UNNOTICED: Duration = Duration::from_secs(2);
 /// Requests of the client beside before there are any abusers.
 const QUIET: usize = 10;
@@ -28,7 +27,8 @@ pub struct Stage {
     neighbour: Neighbour,
     pub server: Server,
     before: Option<Footprint>,
-    unnoticed: Duration,
+    /// How much longer than before nine of ten requests of the client beside may take.
+    pub unnoticed: Duration,
 }
 
 impl Stage {
@@ -48,11 +48,6 @@ impl Stage {
         }
         forget_peak(server.process());
         Stage { server, neighbour, before, unnoticed: UNNOTICED }
-    }
-
-    /// The abusers of this test take the machine itself, not the server, so the client beside may have to wait.
-    pub fn on_a_busy_machine(self) -> Stage {
-        Stage { unnoticed: PATIENCE, ..self }
     }
 
     pub fn open(&self) -> Raw {

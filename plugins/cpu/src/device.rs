@@ -38,7 +38,7 @@ pub fn open(threads: u32) -> Target {
         ops: Arc::new(CpuOps),
         compute: COMPUTE,
         free_memory: Box::new(|| memory::machine().map(|memory| memory.free)),
-        packed_share: memory::CPU_PACKED_SHARE,
+        packed_share: memory::cpu_packed_share(),
     }
 }
 

@@ -6,6 +6,8 @@
 mod kv;
 mod machine;
 
+use std::sync::OnceLock;
+
 pub use kv::KvType;
 pub use machine::{Memory, machine};
 
@@ -28,9 +30,22 @@ const Q8_0_BLOCK_BYTES: u64 = 34;
 /// Share of the memory left beside weights and packed copies that an automatic KV cache takes.
 const KV_SHARE: f64 = 0.5;
 
-/// Bytes that the CPU's kernels hold beside each byte of quantised weights, in the worst case: candle packs Q4_K
-/// for AMX into copies of 6 and 10 bits a weight beside its 4.5.
-pub const CPU_PACKED_SHARE: f64 = if cfg!(target_arch = "x86_64") { 3.6 } else { 1.0 };
+/// Bytes that the CPU's kernels hold beside each byte of quantised weights, at most. candle packs Q4_K into copies of 6
+/// bits a weight beside its 4.5, Q6_K into 10 beside its 6.6; where there is AMX, Q4_K into another one of 10.
+pub fn cpu_packed_share() -> f64 {
+    static SHARE: OnceLock<f64> = OnceLock::new();
+    *SHARE.get_or_init(|| match (cfg!(target_arch = "x86_64"), has_amx()) {
+        (true, true) => 3.6,
+        (true, false) => 1.6,
+        (false, _) => 1.0,
+    })
+}
+
+/// As Linux says it, the one system on which candle uses AMX.
+fn has_amx() -> bool {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    info.split_whitespace().any(|word| word == "amx_int8")
+}
 
 /// What a load makes of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
