@@ -267,7 +267,7 @@ pub struct ServeArgs {
     /// Requests that may wait; one more is answered 429
     #[arg(long, env = "SCONCE_QUEUE", default_value_t = 256, value_name = "N")]
     pub queue: usize,
-    /// Longest step, in milliseconds, in which others wait for their next token while a prompt is read [default: twice the last step in which all generated, 2.5 times for one that is only filled up]
+    /// Longest step, in milliseconds, in which others wait for their next token while a prompt is read [default: twice the last step in which all generated, 2.85 times for one that is only filled up]
     #[arg(long, env = "SCONCE_MAX_STEP_MS", value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
     pub max_step_ms: Option<u64>,
     /// Most tokens of ended requests that are kept in KV memory for later ones that begin alike; 0 keeps none [default: all that running requests leave]
