@@ -6,34 +6,11 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use support::requests::{CHAT, COMPLETIONS, GET, RUNNING, SOON, completion, open, send, streamed};
 use support::{ChatStream, Raw, Server, eventually, job_events, post_head, retry_headers};
 
-const CHAT: &str = "/v1/chat/completions";
-const COMPLETIONS: &str = "/v1/completions";
-const GET: &[u8] = b"GET /ready HTTP/1.1\r\nhost: x\r\n\r\n";
-const RUNNING: &str = "sconce_requests_running";
 const WAITING: &str = "sconce_requests_waiting";
 const CANCELLED: &str = "sconce_cancelled_requests_total";
-/// For a limit of a second, on a busy machine.
-const SOON: Duration = Duration::from_secs(15);
-
-fn open(server: &Server) -> Raw {
-    Raw::open(&server.url, SOON).expect("the server listens")
-}
-
-/// A completion of so many tokens, or fewer if the mock ends it.
-fn completion(max_tokens: u32) -> Value {
-    json!({"prompt": "Long", "max_tokens": max_tokens, "temperature": 0})
-}
-
-fn streamed(max_tokens: u32) -> Value {
-    json!({"prompt": "Long", "max_tokens": max_tokens, "temperature": 0, "stream": true})
-}
-
-#[track_caller]
-fn send(connection: &mut Raw, bytes: &[u8]) {
-    connection.send(bytes).expect("the server reads");
-}
 
 /// The time until the server closes.
 #[track_caller]

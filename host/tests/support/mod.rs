@@ -8,6 +8,7 @@ mod command;
 mod library;
 mod process;
 mod raw;
+pub mod requests;
 mod server;
 mod sse;
 
