@@ -6,7 +6,7 @@ mod support;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use support::requests::{CHAT, COMPLETIONS, GET, RUNNING, SOON, completion, open, send, streamed};
 use support::{ChatStream, DEADLINE, Raw, Reply, Server, eventually, post_head};
 
