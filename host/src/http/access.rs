@@ -18,6 +18,7 @@ use tracing::Instrument;
 use crate::scheduler::Usage;
 
 use super::connection::Connection;
+use super::generate::fresh_id;
 use super::stage::Stay;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -146,7 +147,7 @@ fn in_ms(time: Duration) -> f64 {
 fn id_of(headers: &HeaderMap) -> String {
     let printable = |id: &&str| (1..=MAX_ID).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
     let given = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(printable);
-    given.map_or_else(|| format!("req-{:016x}", rand::random::<u64>()), str::to_owned)
+    given.map_or_else(|| fresh_id("req-"), str::to_owned)
 }
 
 /// The entry of a request.

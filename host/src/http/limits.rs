@@ -34,6 +34,7 @@ pub struct Limits {
 const RESERVE: u64 = 64;
 /// Most connections unless told otherwise; each takes about 10 KiB.
 const MOST: usize = 16_384;
+
 impl Limits {
     /// The same with the connections that there are descriptors for, after asking for all that the system grants.
     pub fn settled(self) -> Self {

@@ -46,8 +46,9 @@ pub struct EngineMetrics {
     end_to_end_seconds: Histogram,
     finished: Split<Counter, 2>,
     backend_errors: Family<Code, Counter>,
-    kv: KvCells,
-    sequences: SequenceCells,
+    kv: Uses,
+    kv_capacity: AtomicU64,
+    sequences: Uses,
 }
 
 /// One forward call.
@@ -80,14 +81,6 @@ impl KvFigures {
     }
 }
 
-/// The last [`KvFigures`].
-#[derive(Default)]
-struct KvCells {
-    running: AtomicU64,
-    parked: AtomicU64,
-    capacity: AtomicU64,
-}
-
 /// Sequences that hold KV memory by use, as the scheduler counts them. What the executor has beyond these is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SequenceFigures {
@@ -97,11 +90,22 @@ pub struct SequenceFigures {
     pub parked: u64,
 }
 
-/// The last [`SequenceFigures`].
+/// What is held by running requests, and what is kept for later ones, as told last.
 #[derive(Default)]
-struct SequenceCells {
+struct Uses {
     running: AtomicU64,
     parked: AtomicU64,
+}
+
+impl Uses {
+    fn tell(&self, running: u64, parked: u64) {
+        self.running.store(running, Ordering::Relaxed);
+        self.parked.store(parked, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> (u64, u64) {
+        (self.running.load(Ordering::Relaxed), self.parked.load(Ordering::Relaxed))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -155,8 +159,9 @@ impl EngineMetrics {
                 Split::new("reason", ["stop", "length"], Counter::default),
             ),
             backend_errors: add.metric("backend_errors", "Errors of the backend by code", Family::default()),
-            kv: KvCells::default(),
-            sequences: SequenceCells::default(),
+            kv: Uses::default(),
+            kv_capacity: AtomicU64::default(),
+            sequences: Uses::default(),
         }
     }
 
@@ -217,33 +222,26 @@ impl EngineMetrics {
 
     /// What is in the KV cache now, in tokens.
     pub fn kv(&self, kv: KvFigures) {
-        self.kv.running.store(kv.running, Ordering::Relaxed);
-        self.kv.parked.store(kv.parked, Ordering::Relaxed);
-        self.kv.capacity.store(kv.capacity, Ordering::Relaxed);
+        self.kv.tell(kv.running, kv.parked);
+        self.kv_capacity.store(kv.capacity, Ordering::Relaxed);
     }
 
     /// What [`EngineMetrics::kv`] was told last; before that, nothing in a cache of this capacity.
     pub fn kv_now(&self, capacity: u64) -> KvFigures {
-        let told = self.kv.capacity.load(Ordering::Relaxed);
-        KvFigures {
-            running: self.kv.running.load(Ordering::Relaxed),
-            parked: self.kv.parked.load(Ordering::Relaxed),
-            capacity: if told == 0 { capacity } else { told },
-        }
+        let told = self.kv_capacity.load(Ordering::Relaxed);
+        let (running, parked) = self.kv.now();
+        KvFigures { running, parked, capacity: if told == 0 { capacity } else { told } }
     }
 
     /// The sequences there are now.
     pub fn sequences(&self, sequences: SequenceFigures) {
-        self.sequences.running.store(sequences.running, Ordering::Relaxed);
-        self.sequences.parked.store(sequences.parked, Ordering::Relaxed);
+        self.sequences.tell(sequences.running, sequences.parked);
     }
 
     /// What [`EngineMetrics::sequences`] was told last; before that, none.
     pub fn sequences_now(&self) -> SequenceFigures {
-        SequenceFigures {
-            running: self.sequences.running.load(Ordering::Relaxed),
-            parked: self.sequences.parked.load(Ordering::Relaxed),
-        }
+        let (running, parked) = self.sequences.now();
+        SequenceFigures { running, parked }
     }
 
     pub fn cancelled(&self, requests: usize) {

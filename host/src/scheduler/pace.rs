@@ -33,7 +33,7 @@ const EARLIER: f64 = 0.8;
 
 /// What is known of the steps' times, in seconds.
 pub struct Pace {
-    /// Longest step that others decode in; `None`: by the last one in which all decoded.
+    /// Longest step that others decode in; `None`: by the last ones in which all decoded.
     max_step: Option<f64>,
     /// Sequences and times of the last steps in which all decoded, the latest first.
     decodes: [Option<(u32, f64)>; REMEMBERED],

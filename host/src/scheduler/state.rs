@@ -29,7 +29,7 @@ pub struct Policy {
     /// Requests that run at once.
     pub lanes: usize,
     pub max_batch_tokens: u32,
-    /// Longest step that others decode in; `None`: twice the last one in which all decoded.
+    /// Longest step that others decode in; `None`: by how long those take in which all decode.
     pub max_step: Option<Duration>,
     /// `caps` of the executor.
     pub caps: u64,
@@ -345,20 +345,20 @@ impl<T> Scheduler<T> {
     /// Sums what each lane has, where a block is so much. What forks of one sequence share counts once, whether that
     /// sequence is a lane's or not: blocks stay for as long as one of them holds them.
     fn of_lanes(&self, has: impl Fn(&Lane<T>) -> u64, block: u64) -> u64 {
-        let is_running = |seq| self.lanes.iter().any(|lane| lane.seq == Some(seq));
-        let (mut sum, mut of_others) = (0, HashMap::new());
+        let (mut sum, mut sources) = (0, HashMap::new());
         for lane in &self.lanes {
-            let Some((source, shared)) = lane.shared(&self.policy) else {
-                sum += has(lane);
-                continue;
-            };
-            sum += has(lane).saturating_sub(shared * block);
-            if !is_running(source) {
-                let most = of_others.entry(source).or_insert(0);
-                *most = shared.max(*most);
+            let shared = lane.shared(&self.policy);
+            sum += has(lane).saturating_sub(shared.map_or(0, |(_, blocks)| blocks * block));
+            if let Some((source, blocks)) = shared {
+                let most = sources.entry(source).or_insert(0);
+                *most = blocks.max(*most);
             }
         }
-        sum + of_others.values().sum::<u64>() * block
+        // A source that is a lane's was summed with it.
+        if !sources.is_empty() {
+            self.lanes.iter().filter_map(|lane| lane.seq).for_each(|seq| _ = sources.remove(&seq));
+        }
+        sum + sources.values().sum::<u64>() * block
     }
 
     /// What the next step holds.
@@ -419,10 +419,11 @@ impl<T> Scheduler<T> {
     /// A lane has its sequence; one that was parked is the lane's now. True if it is the first one it ever had.
     pub fn placed(&mut self, lane: usize, place: Place, seq: SeqId) -> bool {
         self.prefixes.take(seq);
-        let len = place.reuses().map_or(0, |(_, len)| len);
+        let source = place.reuses();
+        let len = source.map_or(0, |(_, len)| len);
         let lane = &mut self.lanes[lane];
         (lane.seq, lane.fed, lane.findable) = (Some(seq), len, 0);
-        lane.forked = matches!(place, Place::Fork { .. }).then(|| place.reuses()).flatten();
+        lane.forked = source.filter(|_| matches!(place, Place::Fork { .. }));
         lane.charged = lane.charged.max(len);
         let is_first = lane.cached.is_none();
         lane.cached.get_or_insert(len);
