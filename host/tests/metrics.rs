@@ -180,13 +180,15 @@ fn errors_are_counted_by_code() {
 fn ends_prefixes_and_memory_are_told() {
     let server = Server::mock("slow_ms=10", &[]);
     let prompt: Vec<u32> = (1..200).collect();
-    let long = json!({"prompt": prompt, "max_tokens": 40, "temperature": 0, "stream": true});
+    let long = json!({"prompt": prompt, "max_tokens": 100, "temperature": 0, "stream": true});
     let before = server.metrics();
     let mut stream = server.stream(COMPLETIONS, &long);
     stream.next();
+    // Figures follow the text, after the step that both come from.
+    let held = "sconce_kv_cache_tokens{model=\"tales\",use=\"running\"}";
+    eventually("the prompt is in the cache", || server.metrics().value(held) >= 199.0);
     let during = server.metrics();
     assert!(during.value("sconce_kv_cache_usage_ratio") > 0.0);
-    assert!(during.value("sconce_kv_cache_tokens{model=\"tales\",use=\"running\"}") >= 199.0);
     let sequences = |metrics: &Metrics| {
         let of =
             |of: &str| metrics.value(&format!("sconce_kv_cache_sequences{{model=\"tales\",use=\"{of}\"}}"));

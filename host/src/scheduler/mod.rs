@@ -121,7 +121,7 @@ impl Engine {
     }
 
     pub fn running(&self) -> usize {
-        self.shared.running.load(Ordering::Relaxed)
+        self.shared.running.load(Ordering::Acquire)
     }
 
     /// How long a request that came now would wait before it runs, from what the last ones took.

@@ -380,11 +380,12 @@ impl Worker {
     }
 
     fn publish(&self) {
-        self.shared.running.store(self.scheduler.lanes().len(), Ordering::Relaxed);
         let (running, parked) = self.scheduler.kv_tokens();
         self.metrics.kv(KvFigures { running, parked, capacity: self.executor.facts().kv_capacity_tokens });
         let (running, parked) = self.scheduler.sequences();
         self.metrics.sequences(SequenceFigures { running, parked });
+        // Last, so that who sees that nothing runs sees what it left.
+        self.shared.running.store(self.scheduler.lanes().len(), Ordering::Release);
     }
 }
 
