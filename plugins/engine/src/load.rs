@@ -37,7 +37,8 @@ pub fn load(
     progress: &mut Progress<'_>,
 ) -> sdk::Result<Loaded<AnyExecutor>> {
     progress.update(stage::OPEN, 0, 1)?;
-    load_onto(target, request, progress).map_err(EngineError::for_host)
+    let ops = target.ops.clone();
+    load_onto(target, request, progress).map_err(|error| error.judged(&*ops).for_host())
 }
 
 fn load_onto(
