@@ -11,6 +11,7 @@ mod images;
 mod manifest;
 mod ops;
 mod probe;
+mod upload;
 
 use sconce_engine::AnyExecutor;
 use sconce_plugin_api::export_plugin;

@@ -6,8 +6,10 @@ use candle_core::cuda_backend::{CudaError, WrapErr};
 use candle_core::quantized::cuda::set_force_dmmv;
 use candle_core::{CudaDevice, DType, Error, Result, Tensor};
 use sconce_engine::Linear;
-use sconce_engine::ops::{CandleOps, Fault, Ops};
+use sconce_engine::ops::{CandleOps, Fault, Ops, Upload};
 use sconce_plugin_api::sdk::codes::caps;
+
+use crate::upload::Uploader;
 
 /// What these operations add to an executor's capabilities.
 pub const CAPS: u64 = caps::STICKY;
@@ -15,6 +17,7 @@ pub const CAPS: u64 = caps::STICKY;
 /// The operations of the CUDA backend.
 pub struct CudaOps {
     device: CudaDevice,
+    uploader: Uploader,
     dequantise: bool,
 }
 
@@ -22,7 +25,7 @@ impl CudaOps {
     /// On this device; `dequantise`: see [`crate::device::DEQUANTISE`].
     pub fn new(device: CudaDevice, dequantise: bool) -> Self {
         set_force_dmmv(dequantise);
-        CudaOps { device, dequantise }
+        CudaOps { uploader: Uploader::new(device.clone()), device, dequantise }
     }
 }
 
@@ -34,6 +37,10 @@ impl Ops for CudaOps {
             return linear.add_bias(y.to_dtype(x.dtype())?);
         }
         CandleOps.linear(x, linear)
+    }
+
+    fn upload(&self) -> Option<&dyn Upload> {
+        Some(&self.uploader)
     }
 
     fn caps(&self) -> u64 {

@@ -8,13 +8,15 @@ mod attention;
 use std::any::Any;
 use std::ops::Range;
 
-use candle_core::{Error, Result, Tensor};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{DType, Error, Result, Tensor};
 use candle_nn::ops as nn;
 use sconce_formats::{Activation, RopeLayout};
 
 pub use crate::kv::{Cached, Paged, Pages, Place};
 use crate::matrix::Linear;
 pub use crate::rope::RopeRows;
+pub use crate::weights::ReadError;
 
 /// The tokens of one sequence in a step, with all of its keys and values.
 pub struct Span<'a> {
@@ -86,6 +88,37 @@ pub trait Pick {
     /// # Errors
     /// A failing device.
     fn best(&self, logits: &Tensor, k: usize, edits: Edits<'_>) -> Result<Best>;
+}
+
+/// Fills a buffer with the bytes of a weight that follow those it gave before.
+pub type ReadNext<'a> = &'a mut dyn FnMut(&mut [u8]) -> std::io::Result<()>;
+
+/// Bringing weights onto the device while the next bytes of them are being read.
+pub trait Upload {
+    /// Floats as they are stored: F32, F16 or BF16.
+    ///
+    /// # Errors
+    /// What reading says; a failing device.
+    fn floats(
+        &self,
+        ty: DType,
+        shape: &[usize],
+        read: ReadNext<'_>,
+    ) -> std::result::Result<Tensor, ReadError>;
+
+    /// Quantised blocks.
+    ///
+    /// # Errors
+    /// As for floats.
+    fn blocks(
+        &self,
+        ty: GgmlDType,
+        shape: &[usize],
+        read: ReadNext<'_>,
+    ) -> std::result::Result<QTensor, ReadError>;
+
+    /// There are no more weights.
+    fn done(&self);
 }
 
 /// How queries are compared with keys.
@@ -200,6 +233,11 @@ pub trait Ops: Send + Sync {
     /// Where the KV cache lies that [`Ops::attention`] reads.
     fn place(&self) -> Place {
         Place::Tensors
+    }
+
+    /// How weights come onto the device, where the backend has a way of its own.
+    fn upload(&self) -> Option<&dyn Upload> {
+        None
     }
 
     /// What the other operations of a step need to know of it; called once before the first layer. `spans` cover the
