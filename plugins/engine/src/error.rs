@@ -177,6 +177,10 @@ impl EngineError {
         let message = match &self {
             // The outermost sentence names the file only; the reason is the next one.
             Self::Format(error) => sconce_formats::chain(error),
+            // The sentence alone says nothing; what follows the first line of the cause is a backtrace.
+            Self::Tensor(cause) | Self::DeviceLost { source: cause } => {
+                format!("{self}: {}", cause.to_string().lines().next().unwrap_or_default())
+            }
             other => other.to_string(),
         };
         sdk::Error::new(self.code(), message).because(&self)
