@@ -3,7 +3,6 @@
 // Numbers are f32 between load and store, whatever is stored. Nothing here knows of attention or sampling.
 #pragma once
 
-#include <cfloat>
 #include <cmath>
 #include <cstring>
 

@@ -6,8 +6,7 @@
 // both. Of a 16 x 8 matrix B it holds in register 0 rows lane % 4 * 2 and the next of column lane / 4, in 1 those 8
 // rows below. Of a 16 x 8 sum it holds (lane / 4, lane % 4 * 2), the one right of it, and both 8 rows below.
 //
-// On an emulated GPU the threads of a warp exchange their registers through memory, so that the layout is checked
-// against this description.
+// On an emulated GPU a warp's registers are gathered into matrices after this description, multiplied, and dealt out.
 //
 // Source: PTX ISA 9.0, sections on `mma` with f16 and bf16 operands and on `ldmatrix`.
 #pragma once
@@ -24,9 +23,6 @@ template <class T> __device__ __forceinline__ unsigned pack(float first, float s
 
 #ifdef SCONCE_EMULATED
 
-// Warps of a block that may use tensor cores.
-constexpr int EXCHANGE_WARPS = 8;
-
 template <class T> __device__ inline float half_of(unsigned packed, int which) {
     T both[2];
     memcpy(both, &packed, sizeof(packed));
@@ -34,41 +30,46 @@ template <class T> __device__ inline float half_of(unsigned packed, int which) {
 }
 
 template <class T> __device__ inline void multiply_add(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    __shared__ unsigned exchange[EXCHANGE_WARPS][32][6];
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    unsigned *own = exchange[warp][lane];
-    for (int i = 0; i < 4; i++) own[i] = a[i];
-    own[4] = b0;
-    own[5] = b1;
-    __syncwarp();
-    for (int i = 0; i < 4; i++) {
-        const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-        float sum = 0.0f;
-        for (int k = 0; k < 16; k++) {
-            const unsigned left = exchange[warp][row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2];
-            const unsigned right = exchange[warp][column * 4 + k % 8 / 2][4 + k / 8];
-            sum += half_of<T>(left, k % 2) * half_of<T>(right, k % 2);
+    struct Operands {
+        unsigned a[4], b[2];
+    } own = {{a[0], a[1], a[2], a[3]}, {b0, b1}};
+    struct Sums {
+        float d[4];
+    } sums;
+    sconce::warp_step(ALL_LANES, own, sums, [](auto &lanes) {
+        float left[16][16], right[16][8];
+        for (unsigned lane = 0; lane < 32; lane++) {
+            const Operands &of = lanes.in(lane);
+            for (unsigned i = 0; i < 8; i++)
+                left[lane / 4 + i / 2 % 2 * 8][lane % 4 * 2 + i % 2 + i / 4 * 8] = half_of<T>(of.a[i / 2], i % 2);
+            for (unsigned i = 0; i < 4; i++) right[lane % 4 * 2 + i % 2 + i / 2 * 8][lane / 4] = half_of<T>(of.b[i / 2], i % 2);
         }
-        d[i] += sum;
-    }
-    __syncwarp();
+        for (unsigned lane = 0; lane < 32; lane++)
+            for (unsigned i = 0; i < 4; i++) {
+                float sum = 0.0f;
+                for (unsigned k = 0; k < 16; k++) sum += left[lane / 4 + i / 2 * 8][k] * right[k][lane % 4 * 2 + i % 2];
+                lanes.out(lane).d[i] = sum;
+            }
+    });
+    for (int i = 0; i < 4; i++) d[i] += sums.d[i];
 }
 
 template <bool TRANSPOSED> __device__ inline void load_matrices(unsigned (&to)[4], const void *row) {
-    __shared__ const unsigned char *rows[EXCHANGE_WARPS][32];
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    rows[warp][lane] = static_cast<const unsigned char *>(row);
-    __syncwarp();
-    for (int i = 0; i < 4; i++) {
-        unsigned char bytes[4];
-        for (int j = 0; j < 2; j++) {
-            const int at_row = TRANSPOSED ? lane % 4 * 2 + j : lane / 4;
-            const int at_column = TRANSPOSED ? lane / 4 : lane % 4 * 2 + j;
-            memcpy(bytes + 2 * j, rows[warp][i * 8 + at_row] + at_column * 2, 2);
-        }
-        memcpy(&to[i], bytes, 4);
-    }
-    __syncwarp();
+    struct Address {
+        const unsigned short *row;
+    } own = {static_cast<const unsigned short *>(row)};
+    struct Loaded {
+        unsigned short elements[4][2];
+    } loaded;
+    sconce::warp_step(ALL_LANES, own, loaded, [](auto &lanes) {
+        for (unsigned lane = 0; lane < 32; lane++)
+            for (unsigned i = 0; i < 8; i++) {
+                const unsigned matrix = i / 2, one = lane / 4, other = lane % 4 * 2 + i % 2;
+                const unsigned short *from = lanes.in(matrix * 8 + (TRANSPOSED ? other : one)).row;
+                lanes.out(lane).elements[matrix][i % 2] = from[TRANSPOSED ? one : other];
+            }
+    });
+    memcpy(to, loaded.elements, sizeof(to));
 }
 
 #else
