@@ -13,10 +13,10 @@ constexpr unsigned NO_SLOT = 0xffffffffu;
 template <class From, class To>
 __device__ __forceinline__ void append(const From *keys, const From *values, To *to_keys, To *to_values,
                                        const unsigned *slots, int width, int key_stride, int value_stride,
-                                       unsigned rows) {
+                                       int rows) {
     const int at = (blockIdx.y * blockDim.x + threadIdx.x) * 8;
     const unsigned slot = slots[blockIdx.x];
-    if (at >= width || slot == NO_SLOT || slot >= rows) return;
+    if (at >= width || slot == NO_SLOT || slot >= static_cast<unsigned>(rows)) return;
     const bool second = blockIdx.z == 1;
     const From *from = (second ? values : keys) + static_cast<size_t>(blockIdx.x) * (second ? value_stride : key_stride);
     To *to = (second ? to_values : to_keys) + static_cast<size_t>(slot) * width;
@@ -26,9 +26,9 @@ __device__ __forceinline__ void append(const From *keys, const From *values, To 
 }
 
 #define APPEND(NAME, FROM, TO)                                                                                         \
-    extern "C" __global__ void append_##NAME(const FROM *keys, const FROM *values, TO *to_keys, TO *to_values,        \
+    extern "C" __global__ void sconce_append_##NAME(const FROM *keys, const FROM *values, TO *to_keys, TO *to_values,        \
                                              const unsigned *slots, int width, int key_stride, int value_stride,      \
-                                             unsigned rows) {                                                         \
+                                             int rows) {                                                         \
         append<FROM, TO>(keys, values, to_keys, to_values, slots, width, key_stride, value_stride, rows);             \
     }
 

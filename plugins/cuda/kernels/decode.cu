@@ -253,7 +253,7 @@ template <class T, int HEADS, int LANES> __device__ __forceinline__ void decode(
 // `head_dim`: a multiple of 8, more than LANES * 4 (or LANES is 8) and at most LANES * 8.
 #define DECODE(NAME, T, HEADS, LANES)                                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                             \
-        decode_##NAME##_h##HEADS##_l##LANES(const void *q, const T *keys, const T *values, const unsigned *rows,      \
+        sconce_decode_##NAME##_h##HEADS##_l##LANES(const void *q, const T *keys, const T *values, const unsigned *rows,      \
                                             const unsigned *tables, const unsigned *lengths, void *out, float *parts, \
                                             float *sums, int type, int heads, int kv_heads, int head_dim,             \
                                             int q_stride, int widest, int splits, int window, float scale,            \
@@ -273,7 +273,7 @@ DECODE_LANES(f16, __half)
 DECODE_LANES(bf16, __nv_bfloat16)
 
 // Joins the splits. Grid: (heads, spans). Block: head_dim rounded up to whole warps. No shared memory.
-extern "C" __global__ void join_splits(const float *parts, const float *sums, const unsigned *rows, void *out, int type,
+extern "C" __global__ void sconce_join_splits(const float *parts, const float *sums, const unsigned *rows, void *out, int type,
                                        int heads, int head_dim, int splits) {
     const int head = blockIdx.x, span = blockIdx.y, e = threadIdx.x;
     if (e >= head_dim) return;

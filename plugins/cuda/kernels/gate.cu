@@ -46,7 +46,7 @@ __device__ __forceinline__ void gated(const T *gate, const T *up, T *out, int n,
 }
 
 #define GATE(NAME, T)                                                                                                  \
-    extern "C" __global__ void gate_##NAME(const T *gate, const T *up, T *out, int n, int gate_stride, int up_stride, \
+    extern "C" __global__ void sconce_gate_##NAME(const T *gate, const T *up, T *out, int n, int gate_stride, int up_stride, \
                                            int kind, int wide) {                                                      \
         gated<T>(gate, up, out, n, gate_stride, up_stride, kind, wide);                                               \
     }

@@ -95,7 +95,7 @@ __device__ __forceinline__ void layer_norm(const T *x, const T *residual, const 
 // `x_stride`: elements between rows of `x`. All start at multiples of 16 bytes if `n` is a multiple of 8.
 #define NORMS(NAME, T)                                                                                                 \
     extern "C" __global__ void __launch_bounds__(1024)                                                                \
-        rms_norm_##NAME(const T *x, const T *residual, const T *weight, T *sum, T *out, int n, int x_stride,          \
+        sconce_rms_norm_##NAME(const T *x, const T *residual, const T *weight, T *sum, T *out, int n, int x_stride,          \
                         float epsilon) {                                                                              \
         __shared__ float scratch[32];                                                                                 \
         const size_t row = blockIdx.x, at = row * n;                                                                  \
@@ -105,7 +105,7 @@ __device__ __forceinline__ void layer_norm(const T *x, const T *residual, const 
         else rms_norm<1>(from, added, weight, sum + at, out + at, n, epsilon, scratch);                               \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(1024)                                                                \
-        layer_norm_##NAME(const T *x, const T *residual, const T *weight, const T *bias, T *sum, T *out, int n,       \
+        sconce_layer_norm_##NAME(const T *x, const T *residual, const T *weight, const T *bias, T *sum, T *out, int n,       \
                           int x_stride, float epsilon) {                                                              \
         __shared__ float scratch[32];                                                                                 \
         const size_t row = blockIdx.x, at = row * n;                                                                  \

@@ -185,7 +185,7 @@ template <class T, int WIDTH, int KEYS> __device__ __forceinline__ void prefill(
 
 // Grid: (tiles, kv_heads). Block: 128. Dynamic shared memory: (64 + 2 * KEYS) * (WIDTH + 8) * 2 bytes.
 #define PREFILL(NAME, T, WIDTH, KEYS)                                                                                  \
-    extern "C" __global__ void __launch_bounds__(THREADS) prefill_##NAME##_##WIDTH(PREFILL_PARAMETERS(T)) {           \
+    extern "C" __global__ void __launch_bounds__(THREADS) sconce_prefill_##NAME##_##WIDTH(PREFILL_PARAMETERS(T)) {           \
         const Prefill a = PREFILL_ARGUMENTS;                                                                          \
         prefill<T, WIDTH, KEYS>(a, keys, values);                                                                     \
     }

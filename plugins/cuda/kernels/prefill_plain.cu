@@ -115,7 +115,7 @@ template <class T> __device__ __forceinline__ void prefill(const Prefill &a, con
 // Grid: (tiles, kv_heads). Block: 128. Dynamic shared memory: 4 * (16 * head_dim + 32 * (head_dim + 4) + 16 * 32)
 // bytes, 51.5 KiB for heads of 256.
 #define PREFILL_PLAIN(NAME, T)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(THREADS) prefill_plain_##NAME(PREFILL_PARAMETERS(T)) {               \
+    extern "C" __global__ void __launch_bounds__(THREADS) sconce_prefill_plain_##NAME(PREFILL_PARAMETERS(T)) {               \
         const Prefill a = PREFILL_ARGUMENTS;                                                                          \
         prefill<T>(a, keys, values);                                                                                  \
     }

@@ -152,7 +152,7 @@ __device__ __forceinline__ void top_of_segment(const T *logits, const unsigned *
 
 #define TOP(NAME, T)                                                                                                   \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                             \
-        top_of_segment_##NAME(const T *logits, const unsigned *mask_of, const unsigned *masks, Candidate *best,       \
+        sconce_top_of_segment_##NAME(const T *logits, const unsigned *mask_of, const unsigned *masks, Candidate *best,       \
                               float *sums, int vocab, int length, int k) {                                            \
         top_of_segment<T>(logits, mask_of, masks, best, sums, vocab, length, k);                                      \
     }
@@ -166,7 +166,7 @@ TOP(bf16, __nv_bfloat16)
 // `answer`: `[rows, 2 k + 1]`, k tokens, k values as bits, the log-sum-exp as bits: one buffer, one copy to the host. A
 // row with a NaN has NO_TOKEN everywhere and NaN for its numbers.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    top_of_segments(const Candidate *best, const float *sums, unsigned *answer, int segments, int k) {
+    sconce_top_of_segments(const Candidate *best, const float *sums, unsigned *answer, int segments, int k) {
     __shared__ Selection s;
     __shared__ float scratch[32];
     __shared__ Candidate largest_scratch[32];
@@ -208,7 +208,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // Adds to single logits. Grid: (ceil(edits / blockDim)). No pair of row and token occurs twice.
-extern "C" __global__ void edit_logits(float *logits, const unsigned *rows, const unsigned *tokens, const float *add,
+extern "C" __global__ void sconce_edit_logits(float *logits, const unsigned *rows, const unsigned *tokens, const float *add,
                                        int edits, int vocab) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < edits) logits[static_cast<size_t>(rows[i]) * vocab + tokens[i]] += add[i];
