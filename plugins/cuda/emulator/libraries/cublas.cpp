@@ -1,0 +1,188 @@
+// An emulated cuBLAS: matrix products as plain loops, column-major as there, summed in float (double for doubles).
+//
+// They go through the emulated driver, so that they count as launches (called `gemm`), fail with the device and are
+// captured into graphs.
+#include <vector>
+
+#include "sconce_cuda.h"
+
+#define API extern "C" __attribute__((visibility("default")))
+
+API int sconce_emulated_enqueue(void* stream, const char* name, void (*run)(const void* data), const void* data, size_t bytes);
+API int cuCtxGetDevice(int* device);
+
+namespace {
+
+enum Status { kSuccess = 0, kNotInitialized = 1, kInvalidValue = 7, kExecutionFailed = 13, kInternalError = 14, kNotSupported = 15 };
+enum Type { kF32 = 0, kF64 = 1, kF16 = 2, kBf16 = 14 };
+enum Compute { kCompute16F = 64, kCompute16FPedantic = 65, kCompute64F = 70, kCompute64FPedantic = 71, kCompute32I = 72 };
+
+struct Handle {
+    void* stream = nullptr;
+    int math_mode = 0, pointer_mode = 0;
+};
+
+struct Matrix {
+    const void* data;
+    int type;
+    long ld;
+    long long stride;
+    bool transposed;
+};
+
+struct Product {
+    int m, n, k, batch;
+    double alpha, beta;
+    Matrix a, b, c;
+};
+
+template <class T>
+float to_sum(T value, float) { return static_cast<float>(value); }
+inline double to_sum(double value, double) { return value; }
+
+const int kRows = 16, kColumns = 4;
+
+// `rows` lines of op(A) from line `i`, as [k][kRows]; lines beyond are 0.
+template <class T, class Sum>
+void pack_rows(const T* a, const Matrix& matrix, int i, int rows, int k, Sum* out) {
+    for (int p = 0; p < k; p++)
+        for (int r = 0; r < kRows; r++)
+            out[p * kRows + r] = r < rows ? to_sum(a[matrix.transposed ? (i + r) * matrix.ld + p : p * matrix.ld + i + r], Sum()) : Sum(0);
+}
+
+// Columns of op(B) from column `j`, as [k][kColumns].
+template <class T, class Sum>
+void pack_columns(const T* b, const Matrix& matrix, int j, int columns, int k, Sum* out) {
+    for (int q = 0; q < kColumns; q++)
+        for (int p = 0; p < k; p++)
+            out[p * kColumns + q] = q < columns ? to_sum(b[matrix.transposed ? p * matrix.ld + j + q : (j + q) * matrix.ld + p], Sum()) : Sum(0);
+}
+
+template <class Sum>
+void multiply(const Sum* rows, const Sum* columns, int k, Sum (&sums)[kColumns][kRows]) {
+    for (auto& column : sums)
+        for (Sum& sum : column) sum = 0;
+    for (int p = 0; p < k; p++)
+        for (int q = 0; q < kColumns; q++)
+            for (int r = 0; r < kRows; r++) sums[q][r] += rows[p * kRows + r] * columns[p * kColumns + q];
+}
+
+template <class T, class Sum>
+void store(T* c, long ld, double alpha, double beta, int i, int rows, int j, int columns, const Sum (&sums)[kColumns][kRows]) {
+    for (int q = 0; q < columns; q++)
+        for (int r = 0; r < rows; r++) {
+            T& out = c[(j + q) * ld + i + r];
+            Sum value = Sum(alpha) * sums[q][r];
+            if (beta != 0.0) value += Sum(beta) * to_sum(out, Sum());  // with 0, C may hold NaN
+            out = static_cast<T>(value);
+        }
+}
+
+template <class In, class Out, class Sum>
+void multiply_one(const Product& p, const In* a, const In* b, Out* c) {
+    const int blocks = (p.n + kColumns - 1) / kColumns;
+    std::vector<Sum> rows(size_t(p.k) * kRows), columns(size_t(blocks) * size_t(p.k) * kColumns);
+    for (int block = 0; block < blocks; block++)
+        pack_columns(b, p.b, block * kColumns, std::min(kColumns, p.n - block * kColumns), p.k, &columns[size_t(block) * size_t(p.k) * kColumns]);
+    for (int i = 0; i < p.m; i += kRows) {
+        pack_rows(a, p.a, i, std::min(kRows, p.m - i), p.k, rows.data());
+        for (int block = 0; block < blocks; block++) {
+            Sum sums[kColumns][kRows];
+            multiply(rows.data(), &columns[size_t(block) * size_t(p.k) * kColumns], p.k, sums);
+            store(c, p.c.ld, p.alpha, p.beta, i, std::min(kRows, p.m - i), block * kColumns, std::min(kColumns, p.n - block * kColumns), sums);
+        }
+    }
+}
+
+template <class In, class Out, class Sum>
+void multiply_all(const Product& p) {
+    for (int i = 0; i < p.batch; i++)
+        multiply_one<In, Out, Sum>(p, static_cast<const In*>(p.a.data) + i * p.a.stride, static_cast<const In*>(p.b.data) + i * p.b.stride,
+                                   static_cast<Out*>(const_cast<void*>(p.c.data)) + i * p.c.stride);
+}
+
+using Multiply = void (*)(const Product&);
+
+Multiply multiply_for(int in, int out) {
+    if (in == kF32 && out == kF32) return multiply_all<float, float, float>;
+    if (in == kF64 && out == kF64) return multiply_all<double, double, double>;
+    if (in == kF16 && out == kF16) return multiply_all<__half, __half, float>;
+    if (in == kF16 && out == kF32) return multiply_all<__half, float, float>;
+    if (in == kBf16 && out == kBf16) return multiply_all<__nv_bfloat16, __nv_bfloat16, float>;
+    if (in == kBf16 && out == kF32) return multiply_all<__nv_bfloat16, float, float>;
+    return nullptr;
+}
+
+void run(const void* data) {
+    const auto& product = *static_cast<const Product*>(data);
+    multiply_for(product.a.type, product.c.type)(product);
+}
+
+double scalar(const void* at, int compute) {
+    if (compute == kCompute16F || compute == kCompute16FPedantic) return sconce_float(*static_cast<const __half*>(at));
+    if (compute == kCompute64F || compute == kCompute64FPedantic) return *static_cast<const double*>(at);
+    return *static_cast<const float*>(at);
+}
+
+Status enqueue(Handle* handle, const Product& p) {
+    if (!handle) return kNotInitialized;
+    if (p.m < 0 || p.n < 0 || p.k < 0 || p.batch < 0) return kInvalidValue;
+    const long a_lines = p.a.transposed ? p.k : p.m, b_lines = p.b.transposed ? p.n : p.k;
+    if (p.a.ld < std::max(1L, a_lines) || p.b.ld < std::max(1L, b_lines) || p.c.ld < std::max(1, p.m)) return kInvalidValue;
+    if (p.a.type != p.b.type || !multiply_for(p.a.type, p.c.type)) return kNotSupported;
+    if (p.m == 0 || p.n == 0 || p.batch == 0) return kSuccess;
+    return sconce_emulated_enqueue(handle->stream, "gemm", run, &p, sizeof(p)) ? kExecutionFailed : kSuccess;
+}
+
+Status when_alive() {
+    int device;
+    return cuCtxGetDevice(&device) ? kInternalError : kSuccess;
+}
+
+}  // namespace
+
+API int cublasCreate_v2(Handle** handle) {
+    if (when_alive()) return kNotInitialized;
+    *handle = new Handle;
+    return kSuccess;
+}
+API int cublasDestroy_v2(Handle* handle) {
+    delete handle;
+    return when_alive();
+}
+API int cublasGetVersion_v2(Handle*, int* version) { return *version = 130100, kSuccess; }
+API int cublasSetStream_v2(Handle* handle, void* stream) { return handle->stream = stream, kSuccess; }
+API int cublasGetStream_v2(Handle* handle, void** stream) { return *stream = handle->stream, kSuccess; }
+API int cublasSetMathMode(Handle* handle, int mode) { return handle->math_mode = mode, kSuccess; }
+API int cublasGetMathMode(Handle* handle, int* mode) { return *mode = handle->math_mode, kSuccess; }
+API int cublasSetPointerMode_v2(Handle* handle, int mode) {
+    if (mode != 0) return kNotSupported;  // alpha and beta on the device
+    return handle->pointer_mode = mode, kSuccess;
+}
+API int cublasSetWorkspace_v2(Handle*, void*, size_t) { return kSuccess; }
+
+API int cublasGemmStridedBatchedEx(Handle* handle, int ta, int tb, int m, int n, int k, const void* alpha, const void* a, int a_type,
+                                   int lda, long long stride_a, const void* b, int b_type, int ldb, long long stride_b,
+                                   const void* beta, void* c, int c_type, int ldc, long long stride_c, int batch, int compute, int) {
+    return enqueue(handle, {m, n, k, batch, scalar(alpha, compute), scalar(beta, compute), {a, a_type, lda, stride_a, ta != 0},
+                            {b, b_type, ldb, stride_b, tb != 0}, {c, c_type, ldc, stride_c, false}});
+}
+API int cublasGemmEx(Handle* handle, int ta, int tb, int m, int n, int k, const void* alpha, const void* a, int a_type, int lda,
+                     const void* b, int b_type, int ldb, const void* beta, void* c, int c_type, int ldc, int compute, int algorithm) {
+    return cublasGemmStridedBatchedEx(handle, ta, tb, m, n, k, alpha, a, a_type, lda, 0, b, b_type, ldb, 0, beta, c, c_type, ldc, 0, 1,
+                                      compute, algorithm);
+}
+
+#define SCONCE_GEMM(letter, T, type) \
+    API int cublas##letter##gemmStridedBatched(Handle* handle, int ta, int tb, int m, int n, int k, const T* alpha, const T* a, \
+                                               int lda, long long stride_a, const T* b, int ldb, long long stride_b, \
+                                               const T* beta, T* c, int ldc, long long stride_c, int batch) { \
+        return enqueue(handle, {m, n, k, batch, double(*alpha), double(*beta), {a, type, lda, stride_a, ta != 0}, \
+                                {b, type, ldb, stride_b, tb != 0}, {c, type, ldc, stride_c, false}}); \
+    } \
+    API int cublas##letter##gemm_v2(Handle* handle, int ta, int tb, int m, int n, int k, const T* alpha, const T* a, int lda, \
+                                    const T* b, int ldb, const T* beta, T* c, int ldc) { \
+        return cublas##letter##gemmStridedBatched(handle, ta, tb, m, n, k, alpha, a, lda, 0, b, ldb, 0, beta, c, ldc, 0, 1); \
+    }
+SCONCE_GEMM(S, float, kF32)
+SCONCE_GEMM(D, double, kF64)
