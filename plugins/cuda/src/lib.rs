@@ -1,1 +1,4 @@
 //! The CUDA backend.
+
+#[allow(dead_code)]
+mod kernels;

@@ -50,7 +50,12 @@ impl Kernels {
         let width = plan.heads.keys * plan.heads.dim;
         for (rows, what) in [(from_keys, "new keys"), (from_values, "new values")] {
             if rows.count != plan.tokens || rows.width != width {
-                bail!("{what} are {} rows of {}, for {} tokens of {width}", rows.count, rows.width, plan.tokens);
+                bail!(
+                    "{what} are {} rows of {}, for {} tokens of {width}",
+                    rows.count,
+                    rows.width,
+                    plan.tokens
+                );
             }
             rows.need_wide(what)?;
         }
@@ -86,7 +91,12 @@ impl Kernels {
         let width = plan.heads.queries * plan.heads.dim;
         let queries = Rows::new(q, "queries")?;
         if queries.count != plan.tokens || queries.width != width {
-            bail!("queries are {} rows of {}, for {} tokens of {width}", queries.count, queries.width, plan.tokens);
+            bail!(
+                "queries are {} rows of {}, for {} tokens of {width}",
+                queries.count,
+                queries.width,
+                plan.tokens
+            );
         }
         queries.need_wide("queries")?;
         type_number(queries.dtype)?;
@@ -146,7 +156,13 @@ impl Kernels {
     }
 
     /// Joins what blocks found in the splits of a sequence.
-    fn join(&self, call: &Call<'_>, decode: &Decode, splits: usize, (parts, sums): (Rows, Rows)) -> Result<()> {
+    fn join(
+        &self,
+        call: &Call<'_>,
+        decode: &Decode,
+        splits: usize,
+        (parts, sums): (Rows, Rows),
+    ) -> Result<()> {
         let heads = call.plan.heads;
         let threads = heads.dim.next_multiple_of(32) as u32;
         let args = [

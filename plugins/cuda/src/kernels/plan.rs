@@ -8,8 +8,8 @@ use std::ops::Range;
 use candle_core::{DType, Result, Tensor, bail};
 use sconce_formats::memory::KV_BLOCK;
 
-use super::tensors::Rows;
 use super::Kernels;
+use super::tensors::Rows;
 
 /// Heads are no larger than the kernels' registers and shared memory allow.
 const MOST_HEAD_DIM: usize = 256;
@@ -54,7 +54,9 @@ impl Heads {
             bail!("{queries} query heads cannot share {keys} key heads");
         }
         if dim == 0 || !dim.is_multiple_of(8) || dim > MOST_HEAD_DIM {
-            bail!("attention heads have {dim} elements; the kernels take multiples of 8 up to {MOST_HEAD_DIM}");
+            bail!(
+                "attention heads have {dim} elements; the kernels take multiples of 8 up to {MOST_HEAD_DIM}"
+            );
         }
         Ok(())
     }

@@ -178,8 +178,10 @@ impl Kernels {
 
 /// A vector over the last axis of `rows`.
 fn parameter(tensor: &Tensor, rows: Rows, what: &str) -> Result<Rows> {
-    let tensor = Rows::dense(&tensor.unsqueeze(0)?, what)?;
-    check_like(Rows { count: rows.count, ..tensor }, rows, what)?;
+    let mut tensor = Rows::dense(&tensor.unsqueeze(0)?, what)?;
+    tensor.count = rows.count;
+    check_like(tensor, rows, what)?;
+    tensor.count = 1;
     if rows.width.is_multiple_of(8) {
         tensor.need_wide(what)?;
     }

@@ -81,7 +81,9 @@ impl Kernels {
         let masks = self.masks(masks, rows, vocab)?;
         let (mask_of, words) = match &masks {
             None => (Arg::Address(0), Arg::Address(0)),
-            Some((mask_of, words)) => (Rows::dense(mask_of, "masks")?.at(), Rows::dense(words, "masks")?.at()),
+            Some((mask_of, words)) => {
+                (Rows::dense(mask_of, "masks")?.at(), Rows::dense(words, "masks")?.at())
+            }
         };
         let (vocab, length, count) = (int(vocab)?, int(length)?, int(k)?);
         let args = [from.at(), mask_of, words, best.at(), sums.at(), vocab, length, count];
@@ -91,8 +93,7 @@ impl Kernels {
         // have room for each, and masks lie within their words.
         unsafe { self.launch(TOP, &name, extent, &args) }?;
         let answer = self.empty((rows, 2 * k + 1), DType::U32)?;
-        let args =
-            [best.at(), sums.at(), Rows::dense(&answer, "an answer")?.at(), int(segments)?, count];
+        let args = [best.at(), sums.at(), Rows::dense(&answer, "an answer")?.at(), int(segments)?, count];
         let extent = Extent::new((rows, 1, 1), THREADS)?;
         // SAFETY: the parameters of `top_of_segments`, with the extents of what was written above.
         unsafe { self.launch(TOP, "sconce_top_of_segments", extent, &args) }?;
@@ -133,14 +134,17 @@ impl Kernels {
 
     /// Where each row's mask begins, and the masks, on the device.
     fn masks(&self, masks: Option<Masks<'_>>, rows: usize, vocab: usize) -> Result<Option<(Tensor, Tensor)>> {
-        let Some(masks) = masks.filter(|masks| masks.rows.iter().any(Option::is_some)) else { return Ok(None) };
+        let Some(masks) = masks.filter(|masks| masks.rows.iter().any(Option::is_some)) else {
+            return Ok(None);
+        };
         if masks.rows.len() != rows {
             bail!("masks for {} of {rows} rows", masks.rows.len());
         }
         let words = vocab.div_ceil(32);
         let begin = |first: &Option<usize>| {
             let Some(first) = *first else { return Ok(NOTHING) };
-            if first.checked_add(words).is_none_or(|end| end > masks.words.len()) || first >= NOTHING as usize {
+            if first.checked_add(words).is_none_or(|end| end > masks.words.len()) || first >= NOTHING as usize
+            {
                 bail!("a mask of {words} words at {first}, of {} words", masks.words.len());
             }
             Ok(first as u32)
