@@ -48,8 +48,9 @@ impl Devices {
         let dequantise = dequantises(options)?;
         let device = self.device(index)?;
         let context = device.cuda_stream().context().clone();
+        let ops = CudaOps::new(device.clone(), dequantise);
         Ok(Target {
-            ops: Arc::new(CudaOps::new(device.clone(), dequantise)),
+            ops: Arc::new(ops.map_err(|error| unavailable(index, &error))?),
             device: Device::Cuda(device),
             compute: COMPUTE,
             free_memory: Box::new(move || context.mem_get_info().ok().map(|(free, _)| free as u64)),
@@ -79,10 +80,7 @@ fn connect(index: u32) -> Result<CudaDevice> {
     let device = match Device::new_cuda(index as usize) {
         Ok(Device::Cuda(device)) => device,
         Ok(_) => return Err(Error::internal("a CUDA device was opened and is none")),
-        Err(error) => {
-            let message = format!("CUDA device {index} cannot be opened");
-            return Err(Error::new(Code::DEVICE_UNAVAILABLE, message).because(&error));
-        }
+        Err(error) => return Err(unavailable(index, &error)),
     };
     let context = device.cuda_stream().context().clone();
     keep_freed(&context).map_err(|error| lost(index, error))?;
@@ -101,6 +99,10 @@ fn keep_freed(context: &CudaContext) -> std::result::Result<(), DriverError> {
     let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
     // SAFETY: the pool is the device's own, and the attribute's type is a `u64`, which the driver copies.
     unsafe { result::mem_pool::set_attribute(pool, attribute, (&raw mut all).cast()) }
+}
+
+fn unavailable(index: u32, error: &candle_core::Error) -> Error {
+    Error::new(Code::DEVICE_UNAVAILABLE, format!("CUDA device {index} cannot be opened")).because(error)
 }
 
 fn lost(index: u32, error: DriverError) -> Error {

@@ -8,6 +8,7 @@
 
 mod device;
 mod images;
+mod kernels;
 mod manifest;
 mod ops;
 mod probe;

@@ -154,7 +154,7 @@ fn casts() {
     for from in types {
         for to in types {
             // candle has no such kernel.
-            if from == DType::BF16 && to == DType::I64 || from == DType::F16 && to == DType::I64 {
+            if matches!(from, DType::BF16 | DType::F16) && to == DType::I64 {
                 continue;
             }
             if from == DType::I64 && matches!(to, DType::BF16 | DType::F16) {

@@ -4,6 +4,7 @@
 //! decoder knows no difference. What the operations mean is fixed here, how they compute is not.
 
 mod attention;
+pub mod pick;
 
 use std::any::Any;
 use std::ops::Range;
@@ -37,6 +38,19 @@ pub struct Placed<'a> {
     pub past: usize,
     /// Blocks of the sequence in order, with room for `past + rows` tokens.
     pub table: &'a [u32],
+}
+
+/// The heads of every attention layer, and what keys and values are stored as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// Of queries: a multiple of `keys`. Neighbours share a key head.
+    pub queries: usize,
+    /// Of keys and of values.
+    pub keys: usize,
+    /// Elements of each.
+    pub dim: usize,
+    /// The type of a cache in tensors.
+    pub cache: DType,
 }
 
 /// What a backend made of a step for its kernels, once for all layers, such as block tables on the device; `None`
@@ -73,11 +87,12 @@ pub struct Edits<'a> {
 /// The best of some rows of logits, on the host.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Best {
-    /// `[rows, k]`: ids, the largest logit first, the lower id first where two are equal.
+    /// `[rows, k]`: ids, the largest logit first, the lower id first where two are equal; [`pick::NONE`] where a row has
+    /// no more logits that are numbers.
     pub ids: Vec<u32>,
-    /// `[rows, k]`: their logits after the edits; NaN in a row that has one.
+    /// `[rows, k]`: their logits after the edits; minus infinity where there is none.
     pub values: Vec<f32>,
-    /// `[rows]`: log-sum-exp after the edits.
+    /// `[rows]`: log-sum-exp after the edits; of no meaning for a row with a logit that is no number.
     pub lse: Vec<f32>,
 }
 
@@ -209,6 +224,14 @@ pub trait Ops: Send + Sync {
         Tensor::cat(&[&turned, &x.narrow(2, rows.dim, head_dim - rows.dim)?], 2)
     }
 
+    /// [`Ops::rope`] for queries and keys.
+    ///
+    /// # Errors
+    /// As for one.
+    fn ropes(&self, q: &Tensor, k: &Tensor, rows: &RopeRows) -> Result<(Tensor, Tensor)> {
+        Ok((self.rope(q, rows)?, self.rope(k, rows)?))
+    }
+
     /// An activation, element by element.
     ///
     /// # Errors
@@ -245,7 +268,7 @@ pub trait Ops: Send + Sync {
     ///
     /// # Errors
     /// A failing device.
-    fn prepare(&self, _spans: &[Placed<'_>]) -> Result<Prepared> {
+    fn prepare(&self, _spans: &[Placed<'_>], _heads: Heads) -> Result<Prepared> {
         Ok(None)
     }
 

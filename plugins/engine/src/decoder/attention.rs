@@ -9,7 +9,7 @@ use super::{Part, Place, Step};
 use crate::error::Result;
 use crate::kv::Store;
 use crate::matrix::Linear;
-use crate::ops::{Norm, Ops, RopeRows, Scoring, Span};
+use crate::ops::{Norm, Ops, Scoring, Span};
 use crate::weights::Weights;
 
 /// The weights of one layer's attention.
@@ -52,8 +52,12 @@ impl Attention {
         let Place { step, rope, layer, store, prepared } = place;
         let tokens = x.dim(0)?;
         let projected = ops.linears(x, &[&self.q, &self.k, &self.v])?;
-        let q = self.placed(ops, &projected[0], self.heads, self.q_norm.as_ref(), rope)?;
-        let k = self.placed(ops, &projected[1], self.kv_heads, self.k_norm.as_ref(), rope)?;
+        let q = self.normed(ops, &projected[0], self.heads, self.q_norm.as_ref())?;
+        let k = self.normed(ops, &projected[1], self.kv_heads, self.k_norm.as_ref())?;
+        let (q, k) = match rope {
+            Some(rope) => ops.ropes(&q, &k, rope)?,
+            None => (q, k),
+        };
         let v = projected[2].reshape((tokens, self.kv_heads, self.head_dim))?;
         let appended = match store.pages(layer) {
             Some(pages) => ops.append(&k, &v, pages, prepared)?,
@@ -67,26 +71,15 @@ impl Attention {
         Ok(ops.linear(&mixed, &self.o)?)
     }
 
-    /// Queries or keys as `[tokens, heads, head_dim]`, normed and turned to their positions.
-    fn placed(
-        &self,
-        ops: &dyn Ops,
-        x: &Tensor,
-        heads: usize,
-        norm: Option<&Norm>,
-        rope: Option<&RopeRows>,
-    ) -> Result<Tensor> {
+    /// Queries or keys as `[tokens, heads, head_dim]`, normed.
+    fn normed(&self, ops: &dyn Ops, x: &Tensor, heads: usize, norm: Option<&Norm>) -> Result<Tensor> {
         let shape = (x.dim(0)?, heads, self.head_dim);
         let x = match norm {
             Some(norm) if self.norms_heads => ops.norm(&x.reshape(((), self.head_dim))?, norm)?,
             Some(norm) => ops.norm(x, norm)?,
             None => x.clone(),
         };
-        let x = x.reshape(shape)?;
-        match rope {
-            Some(rope) => Ok(ops.rope(&x, rope)?),
-            None => Ok(x),
-        }
+        Ok(x.reshape(shape)?)
     }
 }
 

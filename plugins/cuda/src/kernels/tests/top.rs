@@ -1,0 +1,188 @@
+//! The best of the logits.
+
+use candle_core::{DType, Tensor};
+
+use super::super::{Best, Edit, MAX_TOP, Masks};
+use super::{Bench, Random, TYPES, bench, rounded};
+
+/// The answer by sorting. `rows`: the logits after edits and masks.
+fn sorted(rows: &[Vec<f32>], k: usize) -> Best {
+    let mut best = Best { ids: Vec::new(), values: Vec::new(), lse: Vec::new() };
+    for row in rows {
+        let mut order: Vec<u32> = (0..row.len() as u32).collect();
+        let value = |id: &u32| row[*id as usize];
+        // A stable sort: of equals the lower comes first.
+        order.sort_by(|a, b| value(b).partial_cmp(&value(a)).expect("no NaN"));
+        order.truncate(k);
+        best.values.extend(order.iter().map(value));
+        best.lse.push(log_sum_exp(row));
+        best.ids.extend(order);
+    }
+    best
+}
+
+fn log_sum_exp(row: &[f32]) -> f32 {
+    let most = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    if most.is_infinite() {
+        return most as f32;
+    }
+    (most + row.iter().map(|x| (f64::from(*x) - most).exp()).sum::<f64>().ln()) as f32
+}
+
+#[track_caller]
+fn check(got: &Best, right: &Best, what: &str) {
+    assert_eq!(got.ids, right.ids, "{what}");
+    assert_eq!(got.values, right.values, "{what}");
+    for (got, right) in got.lse.iter().zip(&right.lse) {
+        let close = got == right || (got - right).abs() < 1e-5 * right.abs().max(1.0);
+        assert!(close, "{what}: log-sum-exp {got}, should be {right}");
+    }
+}
+
+/// Rows of logits, of which many are equal if `levels` are few.
+fn logits(random: &mut Random, rows: usize, vocab: usize, levels: f64, dtype: DType) -> Vec<Vec<f32>> {
+    let mut one = || rounded((random.next() * levels).floor() / levels * 40.0 - 20.0, dtype) as f32;
+    (0..rows).map(|_| (0..vocab).map(|_| one()).collect()).collect()
+}
+
+fn tensor(bench: &Bench, rows: &[Vec<f32>], dtype: DType) -> Tensor {
+    let numbers: Vec<f64> = rows.iter().flatten().map(|x| f64::from(*x)).collect();
+    bench.tensor(&numbers, &[rows.len(), rows[0].len()], dtype)
+}
+
+#[test]
+fn the_best_of_every_type_and_size() {
+    let Some(bench) = bench() else { return };
+    for dtype in TYPES {
+        for (vocab, levels) in [(1, 1.0), (5, 3.0), (300, 7.0), (4096, 1e6), (4097, 50.0), (20_000, 1e6)] {
+            let rows = logits(&mut Random(vocab as u64), 3, vocab, levels, dtype);
+            let x = tensor(&bench, &rows, dtype);
+            for k in [1, 2, 20, MAX_TOP].into_iter().filter(|k| *k <= vocab) {
+                let got = bench.kernels.top(&x, k, &[], None).expect("the best");
+                check(&got, &sorted(&rows, k), &format!("{k} of {vocab} {}", dtype.as_str()));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_best_of_a_large_vocabulary() {
+    let Some(bench) = bench() else { return };
+    // As many segments as there can be, and the last one short.
+    let mut rows = logits(&mut Random(1), 2, 262_208, 1e6, DType::F32);
+    // The best in one place; in the other row all logits are equal.
+    rows[0][200_000..200_064].fill(30.0);
+    rows[1].fill(-3.5);
+    let got = bench.kernels.top(&tensor(&bench, &rows, DType::F32), MAX_TOP, &[], None).expect("the best");
+    check(&got, &sorted(&rows, MAX_TOP), "a large vocabulary");
+}
+
+#[test]
+fn sorted_rows_do_not_overflow_the_list() {
+    let Some(bench) = bench() else { return };
+    // Candidates that all fall to the same few threads.
+    for stride in [1usize, 256] {
+        let value = |i: usize| if i.is_multiple_of(stride) { i as f32 } else { -1.0 };
+        let rows =
+            vec![(0..16_384).map(value).collect::<Vec<f32>>(), (0..16_384).map(|i| -(i as f32)).collect()];
+        let got =
+            bench.kernels.top(&tensor(&bench, &rows, DType::F32), MAX_TOP, &[], None).expect("the best");
+        check(&got, &sorted(&rows, MAX_TOP), "sorted rows");
+    }
+}
+
+#[test]
+fn zeros_of_both_signs_are_equal() {
+    let Some(bench) = bench() else { return };
+    let rows = vec![vec![-1.0, -0.0, 0.0, -0.0, 0.0]];
+    let got = bench.kernels.top(&tensor(&bench, &rows, DType::F32), 4, &[], None).expect("the best");
+    assert_eq!(got.ids, [1, 2, 3, 4]);
+}
+
+#[test]
+fn infinities_are_values() {
+    let Some(bench) = bench() else { return };
+    let rows = vec![
+        vec![f32::NEG_INFINITY, 1.0, f32::NEG_INFINITY, 2.0],
+        vec![f32::NEG_INFINITY; 4],
+        vec![0.0, f32::INFINITY, 3.0, f32::INFINITY],
+    ];
+    let x = tensor(&bench, &rows, DType::F32);
+    for k in [1, 4] {
+        let got = bench.kernels.top(&x, k, &[], None).expect("the best");
+        check(&got, &sorted(&rows, k), "infinities");
+    }
+}
+
+#[test]
+fn a_nan_is_told_whatever_its_sign() {
+    let Some(bench) = bench() else { return };
+    for nan in [f32::NAN, -f32::NAN] {
+        for at in [0, 77, 8999] {
+            let mut rows = logits(&mut Random(3), 2, 9000, 1e6, DType::F32);
+            rows[1][at] = nan;
+            let x = Tensor::new(rows.clone(), &bench.device).expect("logits");
+            for k in [1, 3] {
+                let got = bench.kernels.top(&x, k, &[], None).expect("the best");
+                assert_eq!(got.ids[..k], sorted(&rows[..1], k).ids, "the other row");
+                assert!(got.ids[k..].iter().all(|id| *id == u32::MAX), "{:?}", got.ids);
+                assert!(got.lse[1].is_nan() && got.values[k..].iter().all(|x| x.is_nan()), "{got:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn edits_and_masks_come_before() {
+    let Some(bench) = bench() else { return };
+    for dtype in TYPES {
+        let (vocab, words) = (5000, 157);
+        let mut rows = logits(&mut Random(4), 3, vocab, 1e6, dtype);
+        let x = tensor(&bench, &rows, dtype);
+        let edit = |row, token, add| Edit { row, token, add };
+        let edits = [edit(0, 4999, 50.0), edit(2, 0, 15.5), edit(2, 0, 15.25), edit(1, 17, 99.0)];
+        // The second row may have the multiples of 3, the first all, the third tokens below 40.
+        let mut bits = vec![0u32; 2 * words];
+        for token in (0..vocab).step_by(3) {
+            bits[token / 32] |= 1 << (token % 32);
+        }
+        bits[words] = u32::MAX;
+        bits[words + 1] = 0xff;
+        let masks = Masks { words: &bits, rows: &[None, Some(0), Some(words)] };
+        rows[0][4999] += 50.0;
+        rows[2][0] += 15.5 + 15.25;
+        for token in 0..vocab {
+            if !token.is_multiple_of(3) {
+                rows[1][token] = f32::NEG_INFINITY;
+            }
+            if token >= 40 {
+                rows[2][token] = f32::NEG_INFINITY;
+            }
+        }
+        for k in [1, 64] {
+            let got = bench.kernels.top(&x, k, &edits, Some(masks)).expect("the best");
+            check(&got, &sorted(&rows, k), "edited");
+        }
+        // The logits themselves are as they were.
+        let plain = bench.kernels.top(&x, 1, &[], None).expect("the best");
+        assert!(plain.values[0] <= 20.0, "{plain:?}");
+    }
+}
+
+#[test]
+fn what_is_beyond_the_rows_is_refused() {
+    let Some(bench) = bench() else { return };
+    let x = tensor(&bench, &[vec![0.0; 40], vec![0.0; 40]], DType::F32);
+    let top =
+        |k, edits: &[Edit], masks| bench.kernels.top(&x, k, edits, masks).map_err(|error| error.to_string());
+    assert!(top(0, &[], None).is_err());
+    assert!(top(41, &[], None).is_err());
+    assert!(top(65, &[], None).is_err_and(|error| error.contains("64")));
+    for edit in [Edit { row: 2, token: 0, add: 0.0 }, Edit { row: 0, token: 40, add: 0.0 }] {
+        assert!(top(1, &[edit], None).is_err_and(|error| error.contains("edit")));
+    }
+    let words = [0u32; 3];
+    for rows in [&[None, Some(2)][..], &[Some(0)], &[Some(usize::MAX), None]] {
+        assert!(top(1, &[], Some(Masks { words: &words, rows })).is_err_and(|error| error.contains("mask")));
+    }
+}
