@@ -22,20 +22,26 @@ pub const CAPS: u64 = caps::STICKY | caps::TOPK;
 /// The operations of the CUDA backend.
 pub struct CudaOps {
     device: CudaDevice,
-    kernels: Kernels,
     uploader: Uploader,
     dequantise: bool,
+    /// This crate's kernels, unless candle's are to do everything.
+    own: Option<Kernels>,
 }
 
 impl CudaOps {
-    /// On this device; `dequantise`: see [`crate::device::DEQUANTISE`].
+    /// On this device.
     ///
     /// # Errors
     /// A device that does not answer.
-    pub fn new(device: CudaDevice, dequantise: bool) -> Result<Self> {
-        set_force_dmmv(dequantise);
-        let (kernels, uploader) = (Kernels::new(&device)?, Uploader::new(device.clone()));
-        Ok(CudaOps { device, kernels, uploader, dequantise })
+    pub fn new(device: CudaDevice, switches: Switches) -> Result<Self> {
+        set_force_dmmv(switches.dequantise);
+        let own = match switches {
+            Switches { candle_only: true, .. } => None,
+            Switches { no_tensor_cores: true, .. } => Some(Kernels::new(&device)?.without_tensor_cores()),
+            _ => Some(Kernels::new(&device)?),
+        };
+        let uploader = Uploader::new(device.clone());
+        Ok(CudaOps { device, uploader, dequantise: switches.dequantise, own })
     }
 }
 
@@ -50,40 +56,51 @@ impl Ops for CudaOps {
     }
 
     fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
-        self.kernels.norm(x, norm)
+        match &self.own {
+            Some(kernels) => kernels.norm(x, norm),
+            None => CandleOps.norm(x, norm),
+        }
     }
 
     fn add_norm(&self, x: &Tensor, added: &Tensor, norm: &Norm) -> Result<(Tensor, Tensor)> {
-        self.kernels.add_norm(x, added, norm)
+        match &self.own {
+            Some(kernels) => kernels.add_norm(x, added, norm),
+            None => CandleOps.add_norm(x, added, norm),
+        }
     }
 
     fn ropes(&self, q: &Tensor, k: &Tensor, rows: &RopeRows) -> Result<(Tensor, Tensor)> {
-        self.kernels.rope(q, k, rows)
+        match &self.own {
+            Some(kernels) => kernels.rope(q, k, rows),
+            None => CandleOps.ropes(q, k, rows),
+        }
     }
 
     fn activate(&self, activation: Activation, x: &Tensor) -> Result<Tensor> {
-        self.kernels.activate(activation, x)
+        match &self.own {
+            Some(kernels) => kernels.activate(activation, x),
+            None => CandleOps.activate(activation, x),
+        }
     }
 
     fn gate(&self, activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-        self.kernels.gate(activation, gate, up)
+        match &self.own {
+            Some(kernels) => kernels.gate(activation, gate, up),
+            None => CandleOps.gate(activation, gate, up),
+        }
     }
 
-    fn prepare<'a>(&self, spans: &[Placed<'a>], heads: Heads) -> Result<Prepared> {
-        let Heads { queries, keys, dim, cache } = heads;
-        if !dim.is_multiple_of(8) || dim > MOST_HEAD_DIM {
-            return Ok(None);
-        }
-        let sequence =
-            |span: &Placed<'a>| Sequence { rows: span.rows.clone(), past: span.past, blocks: span.table };
-        let sequences: Vec<Sequence<'_>> = spans.iter().map(sequence).collect();
-        let heads = kernels::Heads { queries, keys, dim };
-        Ok(Some(Box::new(Plan::new(&self.kernels, &sequences, heads, cache)?)))
+    fn prepare(&self, spans: &[Placed<'_>], heads: Heads) -> Result<Prepared> {
+        let served = heads.dim.is_multiple_of(8) && heads.dim <= MOST_HEAD_DIM;
+        let Some(kernels) = self.own.as_ref().filter(|_| served) else { return Ok(None) };
+        Ok(Some(Box::new(Planned { plan: Plan::new(kernels, spans, heads)?, kernels: kernels.clone() })))
     }
 
     fn append(&self, keys: &Tensor, values: &Tensor, to: Pages<'_>, prepared: &Prepared) -> Result<bool> {
-        match plan(prepared) {
-            Some(plan) => self.kernels.append(keys, values, (to.keys, to.values), plan).map(|()| true),
+        match planned(prepared) {
+            Some(Planned { plan, kernels }) => {
+                kernels.append(keys, values, (to.keys, to.values), plan).map(|()| true)
+            }
             None => Ok(false),
         }
     }
@@ -97,14 +114,16 @@ impl Ops for CudaOps {
     ) -> Result<Tensor> {
         // All spans lie in one layer of one cache.
         let pages = spans.first().and_then(|span| span.cached.paged()).map(|paged| paged.pages);
-        match (plan(prepared), pages) {
-            (Some(plan), Some(pages)) => self.kernels.attention(q, plan, (pages.keys, pages.values), scoring),
+        match (planned(prepared), pages) {
+            (Some(Planned { plan, kernels }), Some(pages)) => {
+                kernels.attention(q, plan, (pages.keys, pages.values), scoring)
+            }
             _ => CandleOps.attention(q, spans, scoring, prepared),
         }
     }
 
     fn pick(&self) -> Option<&dyn Pick> {
-        Some(self)
+        self.own.as_ref().map(|kernels| kernels as &dyn Pick)
     }
 
     fn upload(&self) -> Option<&dyn Upload> {
