@@ -128,6 +128,7 @@ impl Report {
         lines.add("abi", format_args!("{}, {spoken} by this host, which has {}", m.abi, self.host_abi));
         lines.add_some("devices", &m.device_kinds.join(", "));
         lines.add_some("models", &m.formats.join(", "));
+        lines.add_some("device code", &m.device_code.join(", "));
         lines.add_some("cpu features", &m.cpu_features.join(", "));
         if m.test {
             lines.add("test", "yes: it is never chosen automatically");

@@ -150,6 +150,59 @@ fn a_backend_that_cannot_batch_serves_many_all_the_same() {
     assert_eq!(alone, metrics.value("sconce_batch_size_count"), "a step held two sequences");
 }
 
+/// Requests of all kinds, side by side: those for which the backend can choose the best tokens, and others.
+fn kinds_of_sampling() -> Vec<Value> {
+    let temperatures = [json!({"temperature": 0}), json!({"temperature": 0.8}), json!({"temperature": 1.6})];
+    let cuts =
+        [json!({"top_k": 1}), json!({"top_k": 40, "top_p": 0.9}), json!({"top_k": 64}), json!({"top_k": 65})];
+    let penalties = [
+        json!({}),
+        json!({"frequency_penalty": 0.7, "presence_penalty": -0.2}),
+        json!({"repeat_penalty": 1.3, "min_p": 0.02}),
+    ];
+    let mut bodies = Vec::new();
+    for (temperature, cut) in temperatures.iter().flat_map(|one| cuts.iter().map(move |other| (one, other))) {
+        for (seed, penalty) in penalties.iter().enumerate() {
+            let mut body = json!({"prompt": format!("Once, at {seed},"), "max_tokens": 40, "seed": seed});
+            let fields = [temperature, cut, penalty].map(|part| part.as_object().expect("an object").clone());
+            body.as_object_mut().expect("an object").extend(fields.into_iter().flatten());
+            bodies.push(body);
+        }
+    }
+    bodies
+}
+
+/// Whether the backend or the host takes the largest logits of a row, and whoever else is in the step.
+#[test]
+fn who_chooses_the_best_tokens_changes_no_answer() {
+    let (choosing, full) = (&Server::mock("", &[]), &Server::mock("no_topk", &["--max-sequences", "1"]));
+    let text =
+        |server: &Server, body: &Value| server.post(COMPLETIONS, body).ok()["choices"][0]["text"].clone();
+    std::thread::scope(|scope| {
+        let bodies = kinds_of_sampling();
+        let ask = |body: Value| (body.clone(), scope.spawn(move || text(choosing, &body)));
+        let answers: Vec<_> = bodies.into_iter().map(ask).collect();
+        for (body, thread) in answers {
+            assert_eq!(thread.join().expect("an answer"), text(full, &body), "{body}");
+        }
+    });
+}
+
+/// In full rows and where the backend chooses.
+#[test]
+fn rows_without_numbers_end_their_requests_only() {
+    for faults in ["nan_after=2", "nan_after=2,no_topk"] {
+        let server = Server::mock(faults, &["--prefix-cache", "0"]);
+        for (temperature, top_k) in [(0.0, 0), (1.0, 40), (1.0, 0)] {
+            let mut body = prompt(10);
+            body["temperature"] = json!(temperature);
+            body["top_k"] = json!(top_k);
+            says(&server.post(COMPLETIONS, &body).error(500), &["logits that are not numbers"]);
+        }
+        assert_eq!(server.get("/ready").status, 200, "{faults}");
+    }
+}
+
 /// A step takes 50 ms here, so "within one step" can be counted.
 #[test]
 fn a_request_whose_client_left_stops_within_a_step() {
@@ -250,6 +303,7 @@ fn every_fault_is_noticed_by_its_case() {
         ("truncate_off", "truncate_equals_recomputation"),
         ("rows_off", "wanted_rows_agree"),
         ("topk_unbiased", "bias_and_masks_are_applied"),
+        ("topk_ties", "ties_go_to_the_lowest_id"),
         ("hidden_off", "hidden_rows_agree"),
         ("not_atomic", "kv_full_is_atomic"),
         ("reserves_part", "reservations_are_whole"),
@@ -274,6 +328,7 @@ fn what_a_plugin_lacks_is_skipped_aloud() {
         ("no_truncate", "truncate_equals_recomputation"),
         ("no_want_all", "drafts_equal_single_steps"),
         ("no_topk", "bias_and_masks_are_applied"),
+        ("no_topk", "ties_go_to_the_lowest_id"),
         ("no_hidden", "hidden_rows_agree"),
     ];
     for (fault, case) in lacks {

@@ -33,6 +33,8 @@ pub struct Manifest {
     pub device_kinds: &'static [&'static str],
     /// `safetensors`, `gguf`.
     pub formats: &'static [&'static str],
+    /// What devices it holds code for, where that is decided at compile time, such as `sm_90`; for people.
+    pub device_code: &'static [&'static str],
     /// Libraries beyond the C runtime.
     pub libraries: &'static [Library],
     /// The driver without which no device works.
@@ -255,6 +257,7 @@ impl Manifest {
             .cpu_features()
             .list("device_kinds", self.device_kinds)
             .list("formats", self.formats)
+            .list("device_code", self.device_code)
             .libraries(self.libraries)
             .driver(&self.driver)
             .raw(if self.test { ",\"test\":true}" } else { ",\"test\":false}" })

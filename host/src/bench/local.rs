@@ -7,10 +7,11 @@ use serde::Serialize;
 
 use crate::cli::BenchArgs;
 use crate::error::{Error, Exit};
-use crate::executor::{ExecError, Executor, SeqId, Step, Want};
+use crate::executor::{ExecError, Executor, Output, SeqId, Step, Want};
 use crate::models::{self, MAX_BATCH_TOKENS, ModelFiles};
 use crate::output;
 use crate::registry::select_one;
+use crate::scheduler::Sampling;
 
 /// Tokens before those that are generated.
 const SHORT_PROMPT: u32 = 16;
@@ -146,9 +147,11 @@ fn feed(executor: &mut dyn Executor, seq: SeqId, ids: &[u32]) -> Result<(), Exec
     Ok(())
 }
 
-/// Generates on `sequences` sequences at once, after a short prompt that is not measured.
+/// Generates on `sequences` sequences at once, after a short prompt that is not measured. Rows come back as greedy
+/// requests want them.
 fn generate(executor: &mut dyn Executor, sequences: u32, tokens: u32) -> Result<Duration, ExecError> {
     let vocab = executor.facts().vocab;
+    let output = Sampling::greedy().output(executor.facts().caps, vocab);
     let ids = some_tokens(SHORT_PROMPT, vocab);
     let seqs: Vec<SeqId> =
         (0..sequences).map(|_| executor.create(SHORT_PROMPT + tokens)).collect::<Result<_, _>>()?;
@@ -160,7 +163,10 @@ fn generate(executor: &mut dyn Executor, sequences: u32, tokens: u32) -> Result<
         let mut step = Step::default();
         for (lane, &seq) in seqs.iter().enumerate() {
             let id = (at * 31 + lane as u32 * 97) % vocab as u32;
-            step.push(seq, SHORT_PROMPT + at, &[id], Want::Last);
+            match output {
+                Output::Full => step.push(seq, SHORT_PROMPT + at, &[id], Want::Last),
+                Output::Best(most) => step.push_best(seq, SHORT_PROMPT + at, &[id], most, []),
+            }
         }
         executor.forward(&step)?;
     }

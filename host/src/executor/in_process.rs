@@ -12,7 +12,9 @@ use sconce_plugin_api::abi::{
     StatsArc,
 };
 
-use super::{ExecError, Executor, Figure, ModelFacts, Rows, SeqId, StatsReader, Step, StepChunk, Want};
+use super::{
+    ExecError, Executor, Figure, ModelFacts, Output, Rows, SeqId, StatsReader, Step, StepChunk, Want,
+};
 
 /// A model loaded by a plugin of this process.
 pub struct InProcess {
@@ -20,9 +22,25 @@ pub struct InProcess {
     stats: StatsArc,
     facts: ModelFacts,
     chunks: Vec<Chunk>,
-    /// Reused every step; grows to the largest step seen.
-    logits: Vec<f32>,
+    answer: Answer,
     steps: u64,
+}
+
+/// Where a plugin writes. Reused every step; grows to the largest step seen.
+#[derive(Default)]
+struct Answer {
+    logits: Vec<f32>,
+    ids: Vec<u32>,
+    vals: Vec<f32>,
+    lse: Vec<f32>,
+}
+
+/// The first values of a buffer that has room for them at least.
+fn room<T: Default + Clone>(buffer: &mut Vec<T>, values: usize) -> &mut [T] {
+    if buffer.len() < values {
+        buffer.resize(values, T::default());
+    }
+    &mut buffer[..values]
 }
 
 /// Hears how far a load is: stage, done, total; returns false to cancel.
@@ -52,7 +70,7 @@ impl InProcess {
             stats: loaded.stats,
             facts,
             chunks: Vec::new(),
-            logits: Vec::new(),
+            answer: Answer::default(),
             steps: 0,
         })
     }
@@ -81,15 +99,12 @@ fn on_the_wire(chunk: &StepChunk, start: u32) -> Chunk {
         Want::Last => want::LAST,
         Want::All => want::ALL,
     };
-    Chunk {
-        seq: chunk.seq.0,
-        start,
-        len: chunk.len,
-        pos: chunk.pos,
-        want,
-        out: out::FULL,
-        ..Chunk::default()
-    }
+    let (out, topk) = match chunk.output {
+        Output::Full => (out::FULL, 0),
+        Output::Best(1) => (out::ARGMAX, 0),
+        Output::Best(most) => (out::TOPK, most),
+    };
+    Chunk { seq: chunk.seq.0, start, len: chunk.len, pos: chunk.pos, want, out, topk, ..Chunk::default() }
 }
 
 impl Executor for InProcess {
@@ -125,23 +140,23 @@ impl Executor for InProcess {
         Ok(SeqId(self.executor.seq_fork(src.0, len, hint).into_result()?))
     }
 
-    fn forward(&mut self, step: &Step) -> Result<Rows<'_>, ExecError> {
+    fn forward<'a>(&'a mut self, step: &'a Step) -> Result<Rows<'a>, ExecError> {
         let mut start = 0;
         self.chunks.clear();
         for chunk in &step.chunks {
             self.chunks.push(on_the_wire(chunk, start));
             start += chunk.len;
         }
-        let values = step.rows() * self.facts.vocab;
-        if self.logits.len() < values {
-            self.logits.resize(values, 0.0);
-        }
+        let (sizes, vocab) = (step.sizes(), self.facts.vocab);
+        let Answer { logits, ids, vals, lse } = &mut self.answer;
+        let (logits, ids) = (room(logits, sizes.full * vocab), room(ids, sizes.picks));
+        let (vals, lse) = (room(vals, sizes.picks), room(lse, sizes.best));
         self.steps += 1;
         let cancel = AtomicU32::new(0);
         let batch = ForwardBatch {
             tokens: RSlice::from_slice(&step.tokens),
             chunks: RSlice::from_slice(&self.chunks),
-            bias: RSlice::EMPTY,
+            bias: RSlice::from_slice(&step.bias),
             masks: RSlice::EMPTY,
             allow_masks: RSlice::EMPTY,
             ext: RSlice::EMPTY,
@@ -150,16 +165,16 @@ impl Executor for InProcess {
             _r: [0; 8],
         };
         let mut out = ForwardOut {
-            logits: RSliceMut::from_mut_slice(&mut self.logits[..values]),
-            ids: RSliceMut::from_mut_slice(&mut []),
-            vals: RSliceMut::from_mut_slice(&mut []),
-            lse: RSliceMut::from_mut_slice(&mut []),
+            logits: RSliceMut::from_mut_slice(logits),
+            ids: RSliceMut::from_mut_slice(ids),
+            vals: RSliceMut::from_mut_slice(vals),
+            lse: RSliceMut::from_mut_slice(lse),
             hidden: RSliceMut::from_mut_slice(&mut []),
             ext: RSliceMut::from_mut_slice(&mut []),
             _r: [0; 4],
         };
         self.executor.forward(&batch, &mut out).into_result()?;
-        Ok(Rows { logits: &self.logits[..values], vocab: self.facts.vocab })
+        Ok(Rows { chunks: &step.chunks, logits, vocab, ids, vals })
     }
 
     fn warmup(&mut self, max_tokens: u32) -> Result<(), ExecError> {

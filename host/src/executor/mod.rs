@@ -2,6 +2,7 @@
 //! process; a proxy to a child process can take its place, so nothing else may hold an ABI object.
 
 mod in_process;
+mod step;
 
 use std::sync::Arc;
 
@@ -9,10 +10,7 @@ use sconce_plugin_api::abi::codes::{caps, dtype};
 use sconce_plugin_api::abi::{AbiError, Code};
 
 pub use in_process::InProcess;
-
-/// A sequence in the executor's KV cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SeqId(pub u64);
+pub use step::{Output, Row, Rows, SeqId, Step, StepChunk, Want};
 
 /// What was loaded.
 #[derive(Debug, Clone)]
@@ -49,66 +47,6 @@ impl ModelFacts {
     pub fn dtypes(&self) -> String {
         let names = [self.weight_dtype, self.compute_dtype, self.kv_dtype].map(dtype::name);
         format!("weights {}, compute {}, kv {}", names[0], names[1], names[2])
-    }
-}
-
-/// Which rows of a chunk come back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Want {
-    None,
-    Last,
-    All,
-}
-
-/// A run of consecutive tokens of one sequence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StepChunk {
-    pub seq: SeqId,
-    /// Position of the first token: the sequence's length so far.
-    pub pos: u32,
-    pub len: u32,
-    pub want: Want,
-}
-
-/// One ragged batch: chunks tile the token axis in order.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Step {
-    pub tokens: Vec<u32>,
-    pub chunks: Vec<StepChunk>,
-}
-
-impl Step {
-    /// Appends a chunk.
-    pub fn push(&mut self, seq: SeqId, pos: u32, tokens: &[u32], want: Want) {
-        self.tokens.extend_from_slice(tokens);
-        self.chunks.push(StepChunk { seq, pos, len: tokens.len() as u32, want });
-    }
-
-    /// Rows the step returns.
-    pub fn rows(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.rows()).sum()
-    }
-}
-
-impl StepChunk {
-    pub fn rows(&self) -> usize {
-        match self.want {
-            Want::None => 0,
-            Want::Last => 1,
-            Want::All => self.len as usize,
-        }
-    }
-}
-
-/// The wanted rows of a step, in chunk order; they live in the executor's buffer until the next call.
-pub struct Rows<'a> {
-    pub logits: &'a [f32],
-    pub vocab: usize,
-}
-
-impl<'a> Rows<'a> {
-    pub fn iter(&self) -> impl Iterator<Item = &'a [f32]> + use<'a> {
-        self.logits.chunks_exact(self.vocab)
     }
 }
 
@@ -161,7 +99,7 @@ pub trait Executor {
     /// A new sequence that begins with the first `len` tokens of `src` and may grow to `hint` (`caps::FORK`).
     fn fork(&mut self, src: SeqId, len: u32, hint: u32) -> Result<SeqId, ExecError>;
     /// Runs one step and hands out its rows. On an error every sequence is as it was before.
-    fn forward(&mut self, step: &Step) -> Result<Rows<'_>, ExecError>;
+    fn forward<'a>(&'a mut self, step: &'a Step) -> Result<Rows<'a>, ExecError>;
     /// Runs the shapes that will be seen, so that no request pays for packing or compiling.
     fn warmup(&mut self, max_tokens: u32) -> Result<(), ExecError>;
 }

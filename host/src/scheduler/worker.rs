@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use sconce_plugin_api::abi::Code;
 
-use crate::executor::{ExecError, Executor, SeqId, Step, Want};
+use crate::executor::{ExecError, Executor, Output, Row, SeqId, Step, Want};
 use crate::metrics::{EngineMetrics, KvFigures, SequenceFigures, StepFigures};
 
 use super::state::{Lane, Limits, Place, Relief, Request, Scheduler};
@@ -304,9 +304,14 @@ impl Worker {
             let lane = &self.scheduler.lanes()[slice.lane];
             let from = lane.fed() as usize;
             let to = from + slice.take as usize;
-            let want = if to == lane.tokens().len() { Want::Last } else { Want::None };
-            let seq = lane.seq().expect("every lane of a plan was placed");
-            step.push(seq, lane.fed(), &lane.tokens()[from..to], want);
+            let (seq, tokens) =
+                (lane.seq().expect("every lane of a plan was placed"), &lane.tokens()[from..to]);
+            let sampler = &lane.load.sampler;
+            match sampler.output(self.executor.facts()) {
+                _ if to < lane.tokens().len() => step.push(seq, lane.fed(), tokens, Want::None),
+                Output::Full => step.push(seq, lane.fed(), tokens, Want::Last),
+                Output::Best(most) => step.push_best(seq, lane.fed(), tokens, most, sampler.bias()),
+            }
         }
         step
     }
@@ -409,7 +414,7 @@ fn figures(scheduler: &Scheduler<Running>, slices: &[Slice], time: Duration) -> 
 fn advance(
     scheduler: &mut Scheduler<Running>,
     at: usize,
-    row: &[f32],
+    row: Row<'_>,
     metrics: &EngineMetrics,
 ) -> Option<Event> {
     let lane = scheduler.lane_mut(at);
@@ -432,7 +437,7 @@ fn advance(
 
 impl Lane<Running> {
     /// The next token's id.
-    fn sample(&mut self, row: &[f32]) -> Result<u32, super::sampler::NoCandidate> {
+    fn sample(&mut self, row: Row<'_>) -> Result<u32, super::sampler::NoCandidate> {
         let (tokens, running) = self.parts();
         running.sampler.sample(row, tokens)
     }

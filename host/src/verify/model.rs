@@ -324,7 +324,7 @@ fn feed(
         if want == Want::Last {
             rows.clear();
         }
-        rows.extend(got.iter().map(<[f32]>::to_vec));
+        rows.extend(got.full().map(<[f32]>::to_vec));
         at += piece.len() as u32;
     }
     Ok(rows)
@@ -387,7 +387,7 @@ fn last_rows(executor: &mut InProcess, parts: &[(SeqId, u32, &[u32])]) -> Result
     for parts in parts.chunks(at_once.max(1)) {
         let mut step = Step::default();
         parts.iter().for_each(|(seq, pos, tokens)| step.push(*seq, *pos, tokens, Want::Last));
-        rows.extend(executor.forward(&step)?.iter().map(<[f32]>::to_vec));
+        rows.extend(executor.forward(&step)?.full().map(<[f32]>::to_vec));
     }
     Ok(rows)
 }

@@ -39,7 +39,7 @@ pub struct Bias {
     pub row: u32,
     /// Token id.
     pub token: u32,
-    /// What is added.
+    /// What is added, in f32. No token has two of them in one row.
     pub add: f32,
 }
 
@@ -109,12 +109,14 @@ pub struct ForwardBatch<'a> {
 pub struct ForwardOut<'a> {
     /// FULL rows × vocab.
     pub logits: RSliceMut<'a, f32>,
-    /// TOPK rows × k and ARGMAX rows × 1: token ids, best first.
+    /// TOPK rows × k and ARGMAX rows × 1: token ids, best first; of equal logits, zeros of both signs among them,
+    /// the lowest id first. What is no number (NaN) is never among them: where fewer are left than there are places,
+    /// the places at the end have the id `u32::MAX`.
     pub ids: RSliceMut<'a, u32>,
-    /// The logits of `ids`, after bias and masks; a masked token has minus infinity.
+    /// The logits of `ids`, after bias and masks; a masked token has minus infinity, and so has a place without one.
     pub vals: RSliceMut<'a, f32>,
     /// TOPK and ARGMAX rows: log-sum-exp over the vocabulary, after bias and masks like `vals`, so that
-    /// probabilities can be told.
+    /// probabilities can be told. Any value for a row in which something is no number.
     pub lse: RSliceMut<'a, f32>,
     /// Rows with `want::HIDDEN` × hidden, after the final norm.
     pub hidden: RSliceMut<'a, f32>,

@@ -50,6 +50,9 @@ pub struct PluginManifest {
     /// Model file formats.
     #[serde(default)]
     pub formats: Vec<String>,
+    /// What devices it holds code for.
+    #[serde(default)]
+    pub device_code: Vec<String>,
     /// Libraries it needs.
     #[serde(default)]
     pub libraries: Vec<NeededLibrary>,
@@ -267,6 +270,7 @@ mod tests {
         licence: "MIT",
         device_kinds: &["cpu", "gpu"],
         formats: &[],
+        device_code: &["sm_90"],
         libraries: &[Library { name: "libx.so.1", search: &["$ORIGIN", "/opt/x"], fix: "apt install x" }],
         driver: Some(Driver {
             name: "D driver",
@@ -291,6 +295,7 @@ mod tests {
         assert_eq!(m.vendor, "somebody \"else\"");
         assert_eq!(m.description, "back\\slash");
         assert_eq!(m.device_kinds, ["cpu", "gpu"]);
+        assert_eq!(m.device_code, ["sm_90"]);
         assert_eq!(m.libraries[0].search, ["$ORIGIN", "/opt/x"]);
         assert_eq!(m.libraries[0].fix, "apt install x");
         let driver = m.driver.expect("it has one");

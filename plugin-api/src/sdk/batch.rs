@@ -57,6 +57,12 @@ impl<'a> Batch<'a> {
         self.chunks.iter().flat_map(wanted_of).collect()
     }
 
+    /// How many of its best logits each wanted row returns, in row order; 0 for a FULL row.
+    pub fn picks_by_row(&self) -> Vec<u32> {
+        let picks = |chunk| std::iter::repeat_n(ids_per_row(chunk) as u32, rows_of(chunk));
+        self.chunks.iter().flat_map(picks).collect()
+    }
+
     /// Which of the wanted rows want their hidden state too, in row order.
     pub fn rows_with_hidden(&self) -> Vec<u32> {
         let wants = self

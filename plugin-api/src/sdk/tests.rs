@@ -59,6 +59,7 @@ impl Plugin for Toy {
         licence: "",
         device_kinds: &["cpu"],
         formats: &["gguf"],
+        device_code: &[],
         libraries: &[],
         driver: None,
         test: true,

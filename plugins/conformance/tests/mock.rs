@@ -52,7 +52,7 @@ fn what_a_plugin_lacks_is_skipped() {
         assert_eq!(names(&report, Verdict::Skipped), expected, "{faults}");
     };
     let sharing = ["fork_equals_recomputation", "truncate_equals_recomputation", "drafts_equal_single_steps"];
-    let best = ["best_tokens_agree_with_full_rows", "bias_and_masks_are_applied"];
+    let best = ["best_tokens_agree_with_full_rows", "bias_and_masks_are_applied", "ties_go_to_the_lowest_id"];
     check("no_batch", &["batch_equals_alone"]);
     let room = ["shared_forks_take_no_room"];
     check("no_fork", &[&sharing[..1], &room].concat());
@@ -103,7 +103,8 @@ const FAULTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("hidden_off", &["hidden_rows_agree"]),
-    ("topk_unbiased", &["bias_and_masks_are_applied"]),
+    ("topk_unbiased", &["bias_and_masks_are_applied", "ties_go_to_the_lowest_id"]),
+    ("topk_ties", &["ties_go_to_the_lowest_id"]),
     ("not_atomic,slow_token_ms=1", &["cancelled_is_atomic", "kv_full_is_atomic"]),
     ("reserves_part", &["reservations_are_whole"]),
     ("stale_handles", &["stale_handles_are_refused"]),

@@ -28,6 +28,7 @@ impl Plugin for Cpu {
         licence: "MIT OR Apache-2.0",
         device_kinds: &["cpu"],
         formats: &["safetensors", "gguf"],
+        device_code: &[],
         libraries: &[],
         driver: None,
         test: false,

@@ -184,9 +184,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
     sum = block_sum(sum, scratch);
     const bool nan = sum != sum;
-    // A row without any allowed token has 0 there, and minus infinity for its logarithm.
-    const float lse = isinf(highest) && !nan ? highest : highest + logf(sum);
-    if (threadIdx.x == 0) values[k] = __float_as_uint(nan ? NAN : lse);
+    // A row without any allowed token has 0 for a sum, and minus infinity for its logarithm.
+    if (threadIdx.x == 0) values[k] = __float_as_uint(highest + logf(sum));
     if (nan) {
         for (int i = threadIdx.x; i < k; i += THREADS) {
             tokens[i] = NO_TOKEN;

@@ -22,8 +22,8 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaStream, LaunchConfig, PushKernelArg, sys};
 use candle_core::{CudaDevice, DType, Device, Result, Shape, Tensor};
 
-pub use plan::{Heads, Plan, Sequence};
-pub use top::{Best, Edit, MAX_TOP, Masks};
+pub use plan::Plan;
+pub use top::MAX_TOP;
 
 /// The kernels' portable code, a constant for each file of `kernels/`.
 mod ptx {

@@ -15,7 +15,7 @@ use candle_core::{CpuStorage, Device, Layout, Result, Storage, Tensor};
 use sconce_formats::Activation;
 
 use crate::matrix::{Linear, Matrix};
-use crate::ops::{CandleOps, Ops, Place, Scoring, Span};
+use crate::ops::{CandleOps, Ops, Place, Prepared, Scoring, Span};
 use attention::Job;
 use simd::Kernel;
 
@@ -59,7 +59,13 @@ impl Ops for CpuOps {
         Place::Host
     }
 
-    fn attention(&self, q: &Tensor, spans: &[Span<'_>], scoring: Scoring) -> Result<Tensor> {
+    fn attention(
+        &self,
+        q: &Tensor,
+        spans: &[Span<'_>],
+        scoring: Scoring,
+        prepared: &Prepared,
+    ) -> Result<Tensor> {
         let (tokens, heads, head_dim) = q.dims3()?;
         let mixed = match jobs(spans).filter(|_| attention::handles(head_dim)) {
             Some(jobs) => with_f32(q, |q| attention::run(q, heads, &jobs, scoring)),
@@ -67,7 +73,7 @@ impl Ops for CpuOps {
         };
         match mixed {
             Some(values) => Tensor::from_vec(values, (tokens, heads * head_dim), &Device::Cpu),
-            None => CandleOps.attention(q, spans, scoring),
+            None => CandleOps.attention(q, spans, scoring, prepared),
         }
     }
 }

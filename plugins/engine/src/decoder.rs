@@ -17,7 +17,7 @@ use sconce_formats::tensors::Role;
 use crate::error::Result;
 use crate::kv::{Sequence, Store};
 use crate::matrix::{Linear, Matrix};
-use crate::ops::{Norm, Ops};
+use crate::ops::{Norm, Ops, Placed, Prepared};
 use crate::rope::{RopeRows, RopeTable};
 use crate::weights::Weights;
 use attention::Attention;
@@ -64,6 +64,23 @@ pub(crate) struct Part<'a> {
     pub sequence: &'a Sequence,
 }
 
+/// What runs through the layers: `sum + added`, each `[tokens, hidden]`. The addition waits for the norm that follows
+/// it, since a backend may do both at once.
+struct Stream {
+    sum: Tensor,
+    added: Option<Tensor>,
+}
+
+/// Where a layer finds what is not its own.
+struct Place<'a> {
+    step: &'a Step<'a>,
+    /// `None` for layers without positions.
+    rope: Option<&'a RopeRows>,
+    layer: usize,
+    store: &'a mut Store,
+    prepared: &'a Prepared,
+}
+
 /// What a step yields for the wanted rows, in their order.
 pub(crate) struct Rows {
     /// `[rows, hidden]`, after the final norm.
@@ -107,6 +124,11 @@ impl Decoder {
         &self.config
     }
 
+    /// The operations it computes with.
+    pub fn ops(&self) -> &dyn Ops {
+        &*self.ops
+    }
+
     /// Runs a step. Writes keys and values into `store`, behind the sequences' ends, and leaves their lengths alone.
     ///
     /// `poll` is asked before each layer and stops the step with its error. `None` if no row is wanted.
@@ -119,12 +141,14 @@ impl Decoder {
         let positions = positions(step);
         let rows = |table: &mut RopeTable| table.rows(&positions);
         let ropes = self.ropes.iter_mut().map(rows).collect::<candle_core::Result<Vec<_>>>()?;
+        let prepared = self.ops.prepare(&placed(step))?;
         let x = self.embedding.rows(&Tensor::new(step.tokens, &self.device)?, self.compute)?;
-        let mut x = scaled(x, self.config.embedding_scale)?;
+        let mut x = Stream { sum: scaled(x, self.config.embedding_scale)?, added: None };
         for (layer, block) in self.blocks.iter().enumerate() {
             poll()?;
             let rope = self.config.layers[layer].rope.map(|rope| &ropes[rope]);
-            x = self.block(&x, block, (layer, store), step, rope)?;
+            let place = Place { step, rope, layer, store, prepared: &prepared };
+            x = self.block(x, block, place)?;
         }
         poll()?;
         match step.wanted {
@@ -133,39 +157,44 @@ impl Decoder {
         }
     }
 
-    fn block(
-        &self,
-        x: &Tensor,
-        block: &Block,
-        cache: (usize, &mut Store),
-        step: &Step<'_>,
-        rope: Option<&RopeRows>,
-    ) -> Result<Tensor> {
-        let normed = self.normed(x, &block.attn_norm)?;
-        let attended = block.attention.forward(&*self.ops, &normed, cache, step, rope)?;
-        let attended = self.normed(&attended, &block.attn_post_norm)?;
+    fn block(&self, x: Stream, block: &Block, place: Place<'_>) -> Result<Stream> {
+        let (x, normed) = self.sum_and_norm(x, block.attn_norm.as_ref())?;
+        let attended = block.attention.forward(&*self.ops, &normed, place)?;
+        let attended = self.normed(attended, block.attn_post_norm.as_ref())?;
         let attended = scaled(attended, self.config.residual_scale)?;
-        let sum = (x + attended)?;
-        let input = match (self.config.block.parallel, &block.mlp_norm) {
-            (true, None) => normed,
-            (true, norm) => self.normed(x, norm)?,
-            (false, norm) => self.normed(&sum, norm)?,
+        let (sum, input) = match (self.config.block.parallel, &block.mlp_norm) {
+            (true, None) => ((x + attended)?, normed),
+            (true, norm) => ((&x + attended)?, self.normed(x, norm.as_ref())?),
+            (false, norm) => self.sum_and_norm(Stream { sum: x, added: Some(attended) }, norm.as_ref())?,
         };
-        let added = self.normed(&block.mlp.forward(&*self.ops, &input)?, &block.mlp_post_norm)?;
-        Ok((sum + scaled(added, self.config.residual_scale)?)?)
+        let added = self.normed(block.mlp.forward(&*self.ops, &input)?, block.mlp_post_norm.as_ref())?;
+        Ok(Stream { sum, added: Some(scaled(added, self.config.residual_scale)?) })
     }
 
-    fn normed(&self, x: &Tensor, norm: &Option<Norm>) -> Result<Tensor> {
+    /// The stream as one tensor, and the same normed.
+    fn sum_and_norm(&self, x: Stream, norm: Option<&Norm>) -> Result<(Tensor, Tensor)> {
+        match (x.added, norm) {
+            (Some(added), Some(norm)) => Ok(self.ops.add_norm(&x.sum, &added, norm)?),
+            (added, norm) => {
+                let sum = added.map_or_else(|| Ok(x.sum.clone()), |added| &x.sum + added)?;
+                Ok((sum.clone(), self.normed(sum, norm)?))
+            }
+        }
+    }
+
+    fn normed(&self, x: Tensor, norm: Option<&Norm>) -> Result<Tensor> {
         match norm {
-            Some(norm) => Ok(self.ops.norm(x, norm)?),
-            None => Ok(x.clone()),
+            Some(norm) => Ok(self.ops.norm(&x, norm)?),
+            None => Ok(x),
         }
     }
 
     /// Final norm and output projection of the wanted rows only: of a prompt, usually one.
-    fn head(&self, x: &Tensor, wanted: &[u32]) -> Result<Rows> {
-        let rows = x.index_select(&Tensor::new(wanted, &self.device)?, 0)?;
-        let hidden = self.ops.norm(&rows, &self.output_norm)?;
+    fn head(&self, x: &Stream, wanted: &[u32]) -> Result<Rows> {
+        let wanted = Tensor::new(wanted, &self.device)?;
+        let rows = |of: &Tensor| of.index_select(&wanted, 0);
+        let x = Stream { sum: rows(&x.sum)?, added: x.added.as_ref().map(rows).transpose()? };
+        let (_, hidden) = self.sum_and_norm(x, Some(&self.output_norm))?;
         let mut logits = scaled(self.ops.linear(&hidden, &self.output)?, self.config.logit_scale)?;
         if let Some(cap) = self.config.logit_softcap {
             logits = ((logits / cap)?.tanh()? * cap)?;
@@ -190,6 +219,16 @@ impl Block {
 /// `factor * x`, free of cost for the factor that most models have.
 fn scaled(x: Tensor, factor: f64) -> candle_core::Result<Tensor> {
     if factor == 1.0 { Ok(x) } else { x * factor }
+}
+
+/// The sequences of a step as the operations know them.
+fn placed<'a>(step: &'a Step<'_>) -> Vec<Placed<'a>> {
+    let of = |part: &Part<'a>| Placed {
+        rows: part.rows.clone(),
+        past: part.sequence.len(),
+        table: part.sequence.blocks(),
+    };
+    step.parts.iter().map(of).collect()
 }
 
 /// The position of every token of a step.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use sconce_formats::{ConfigError, FormatError, GgufError};
 use sconce_plugin_api::sdk::{self, Code};
 
+use crate::ops::{Fault, Ops};
+
 /// What every fallible function of the engine returns.
 pub type Result<T> = std::result::Result<T, EngineError>;
 
@@ -123,12 +125,51 @@ pub enum EngineError {
     /// The host no longer wants the load or the step.
     #[error("the host cancelled the call")]
     Cancelled,
+    /// An allocation on the device failed in the middle of something.
+    #[error(
+        "the device is out of memory: {free_bytes} of {total_bytes} bytes are free; give the KV cache less memory, \
+         or use a smaller model"
+    )]
+    DeviceFull {
+        /// What was free just afterwards.
+        free_bytes: u64,
+        /// All that the device has.
+        total_bytes: u64,
+        /// What failed.
+        source: candle_core::Error,
+    },
+    /// The device does not work any more.
+    #[error("the device was lost")]
+    DeviceLost {
+        /// The first call that failed.
+        source: candle_core::Error,
+    },
     /// The tensor library failed.
     #[error("a tensor operation failed")]
     Tensor(#[from] candle_core::Error),
 }
 
 impl EngineError {
+    /// The same error, with what the backend knows of it.
+    #[must_use]
+    pub fn judged(self, ops: &dyn Ops) -> EngineError {
+        match self {
+            Self::Tensor(source) => match ops.fault(&source) {
+                Fault::Lost => Self::DeviceLost { source },
+                Fault::NoMemory { free_bytes, total_bytes } => {
+                    Self::DeviceFull { free_bytes, total_bytes, source }
+                }
+                Fault::Other => Self::Tensor(source),
+            },
+            Self::NoMemory { bytes, source } => match source.downcast::<candle_core::Error>() {
+                Ok(source) if ops.fault(&source) == Fault::Lost => Self::DeviceLost { source: *source },
+                Ok(source) => Self::NoMemory { bytes, source },
+                Err(source) => Self::NoMemory { bytes, source },
+            },
+            other => other,
+        }
+    }
+
     /// The error for the host: a code it decides by, one sentence, the causes.
     ///
     /// A method and not `From`, since the SDK turns every `std` error into INTERNAL by itself.
@@ -136,6 +177,10 @@ impl EngineError {
         let message = match &self {
             // The outermost sentence names the file only; the reason is the next one.
             Self::Format(error) => sconce_formats::chain(error),
+            // The sentence alone says nothing; what follows the first line of the cause is a backtrace.
+            Self::Tensor(cause) | Self::DeviceLost { source: cause } => {
+                format!("{self}: {}", cause.to_string().lines().next().unwrap_or_default())
+            }
             other => other.to_string(),
         };
         sdk::Error::new(self.code(), message).because(&self)
@@ -149,9 +194,11 @@ impl EngineError {
             }
             Self::Unsupported { .. } => Code::UNSUPPORTED,
             Self::Option { .. } | Self::BeyondEnd { .. } => Code::INVALID_ARGUMENT,
-            Self::OutOfMemory { .. } | Self::CacheTooLarge { .. } | Self::NoMemory { .. } => {
-                Code::OUT_OF_MEMORY
-            }
+            Self::OutOfMemory { .. }
+            | Self::CacheTooLarge { .. }
+            | Self::NoMemory { .. }
+            | Self::DeviceFull { .. } => Code::OUT_OF_MEMORY,
+            Self::DeviceLost { .. } => Code::DEVICE_LOST,
             Self::KvFull { .. } | Self::TooManySequences { .. } => Code::KV_FULL,
             Self::ContextOverflow { .. } => Code::CONTEXT_OVERFLOW,
             Self::Stale(_) => Code::STALE_SEQUENCE,

@@ -4,13 +4,16 @@
 //! lengths change after it, and whatever goes wrong between gives the room back.
 
 mod any;
+mod rows;
 
 pub use any::AnyExecutor;
+#[cfg(feature = "long-tail")]
+pub(crate) use rows::copy;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use candle_core::{DType, Tensor};
+use candle_core::DType;
 use sconce_formats::memory::KvType;
 use sconce_plugin_api::abi_stable::std_types::RVec;
 use sconce_plugin_api::sdk::codes::{caps, dtype};
@@ -18,7 +21,7 @@ use sconce_plugin_api::sdk::{
     self, Batch, Chunk, Executor, ForwardStats, ModelInfo, Outputs, Reserve, Sequences,
 };
 
-use crate::decoder::{Decoder, Part, Rows, Step};
+use crate::decoder::{Decoder, Part, Step};
 use crate::error::{EngineError, Result};
 use crate::kv::{self, BLOCK, Demand, KvCache, Sequence};
 use crate::stats::Counters;
@@ -29,7 +32,7 @@ const SHORT_STEP: usize = 24;
 /// Tokens of a step that takes the kernels of long ones; more would only take longer.
 const LONG_STEP: usize = 64;
 
-/// What every executor of this engine can do.
+/// What every executor of this engine can do; [`Ops::caps`](crate::ops::Ops::caps) adds to it.
 pub const CAPS: u64 =
     caps::FORK | caps::FORK_SHARED | caps::TRUNCATE | caps::WANT_ALL | caps::BATCH | caps::HIDDEN;
 
@@ -64,9 +67,11 @@ impl EngineExecutor {
         let parts = batch.chunks.iter().map(|chunk| part(table, chunk)).collect::<Result<_>>()?;
         let step = Step { tokens: batch.tokens, parts, wanted: &wanted };
         let poll = || batch.check_cancelled().map_err(|_| EngineError::Cancelled);
-        if let Some(rows) = self.decoder.forward(&step, store, poll)? {
-            write(&rows, batch, out)?;
+        let rows = self.decoder.forward(&step, store, poll)?;
+        if let Some(rows) = rows {
+            rows::write(&rows, batch, out, self.decoder.ops())?;
         }
+        self.decoder.ops().finish()?;
         Ok(wanted.len())
     }
 
@@ -100,7 +105,11 @@ impl EngineExecutor {
             wanted: &wanted,
         };
         self.decoder.forward(&step, self.cache.parts().1, || Ok(()))?;
-        Ok(())
+        Ok(self.decoder.ops().finish()?)
+    }
+
+    fn for_host(&self, error: EngineError) -> sdk::Error {
+        error.judged(self.decoder.ops()).for_host()
     }
 
     fn publish(&self) {
@@ -111,7 +120,7 @@ impl EngineExecutor {
     /// Answers a call that may have changed the cache.
     fn answer<T>(&self, result: Result<T>) -> sdk::Result<T> {
         self.publish();
-        result.map_err(EngineError::for_host)
+        result.map_err(|error| self.for_host(error))
     }
 }
 
@@ -137,7 +146,7 @@ impl Executor for EngineExecutor {
             weights_bytes: self.facts.quantised_bytes + self.facts.dense_bytes,
             kv_bytes_per_token: self.facts.kv.bytes(config.kv_bytes_per_token(1)),
             kv_capacity_tokens: self.cache.total_tokens() as u64,
-            caps: CAPS,
+            caps: CAPS | self.decoder.ops().caps(),
             compute_dtype: compute,
             weight_dtype: weights,
             kv_dtype: kv_wire(self.facts.kv),
@@ -194,35 +203,13 @@ impl Executor for EngineExecutor {
         kinds
             .into_iter()
             .try_for_each(|(tokens, rows)| self.warm(tokens, rows))
-            .map_err(EngineError::for_host)
+            .map_err(|error| self.for_host(error))
     }
 }
 
 fn part<'a>(table: &'a Sequences<Sequence>, chunk: &Chunk) -> Result<Part<'a>> {
     let rows = chunk.start as usize..(chunk.start + chunk.len) as usize;
     Ok(Part { rows, sequence: kv::find(table, chunk.seq)? })
-}
-
-/// Copies the rows of a step into the host's buffers.
-fn write(rows: &Rows, batch: &Batch<'_>, out: &mut Outputs<'_>) -> Result<()> {
-    copy(&rows.logits, out.logits)?;
-    let with_hidden = batch.rows_with_hidden();
-    if with_hidden.is_empty() {
-        return Ok(());
-    }
-    let at = Tensor::new(with_hidden, rows.hidden.device())?;
-    copy(&rows.hidden.index_select(&at, 0)?, out.hidden)
-}
-
-/// Copies rows into the host's buffer, which is as long as they are if the model is what it says.
-pub(crate) fn copy(from: &Tensor, to: &mut [f32]) -> Result<()> {
-    let values = from.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-    if values.len() != to.len() {
-        let message = format!("the rows have {} values instead of {}", values.len(), to.len());
-        return Err(candle_core::Error::msg(message).into());
-    }
-    to.copy_from_slice(&values);
-    Ok(())
 }
 
 #[cfg(test)]

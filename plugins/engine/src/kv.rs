@@ -20,7 +20,7 @@ pub(crate) use codec::{Scratch, Side, widen};
 pub(crate) use host::HostLayer;
 use pool::Pool;
 pub(crate) use store::Store;
-pub use store::{Cached, Paged};
+pub use store::{Cached, Paged, Pages};
 
 pub(crate) use sconce_formats::memory::KV_BLOCK as BLOCK;
 

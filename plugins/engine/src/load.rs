@@ -37,7 +37,8 @@ pub fn load(
     progress: &mut Progress<'_>,
 ) -> sdk::Result<Loaded<AnyExecutor>> {
     progress.update(stage::OPEN, 0, 1)?;
-    load_onto(target, request, progress).map_err(EngineError::for_host)
+    let ops = target.ops.clone();
+    load_onto(target, request, progress).map_err(|error| error.judged(&*ops).for_host())
 }
 
 fn load_onto(
@@ -109,8 +110,11 @@ fn load_decoder(
     check_weights_fit(&target, header, types)?;
     let context = context(request, header);
     let mut progress = report(progress, header.loaded().map(|(_, entry)| entry.bytes).sum());
-    let mut weights = Weights::open(header, &target.device, types, &mut progress)?;
+    let mut weights = Weights::open(header, (&target.device, target.ops.upload()), types, &mut progress)?;
     let decoder = Decoder::new(header.config.clone(), context, target.ops.clone(), &mut weights)?;
+    if let Some(upload) = target.ops.upload() {
+        upload.done();
+    }
     let facts = Facts {
         quantised_bytes: weights.quantised_bytes,
         dense_bytes: weights.dense_bytes,

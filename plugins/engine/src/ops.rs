@@ -5,15 +5,18 @@
 
 mod attention;
 
+use std::any::Any;
 use std::ops::Range;
 
-use candle_core::{Result, Tensor};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{DType, Error, Result, Tensor};
 use candle_nn::ops as nn;
 use sconce_formats::{Activation, RopeLayout};
 
-pub use crate::kv::{Cached, Paged, Place};
+pub use crate::kv::{Cached, Paged, Pages, Place};
 use crate::matrix::Linear;
 pub use crate::rope::RopeRows;
+pub use crate::weights::ReadError;
 
 /// The tokens of one sequence in a step, with all of its keys and values.
 pub struct Span<'a> {
@@ -23,6 +26,99 @@ pub struct Span<'a> {
     pub past: usize,
     /// Keys and values of `past + rows` tokens, those of this step included.
     pub cached: Cached<'a>,
+}
+
+/// Where the tokens of one sequence lie: in a step, and in the cache.
+#[derive(Debug, Clone)]
+pub struct Placed<'a> {
+    /// As in [`Span`].
+    pub rows: Range<usize>,
+    /// As in [`Span`].
+    pub past: usize,
+    /// Blocks of the sequence in order, with room for `past + rows` tokens.
+    pub table: &'a [u32],
+}
+
+/// What a backend made of a step for its kernels, once for all layers, such as block tables on the device; `None`
+/// where it needs nothing. Only the backend that made it looks inside.
+pub type Prepared = Option<Box<dyn Any>>;
+
+/// What an error of the tensor library means, which only the backend can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The device is gone for this process: every later call will fail too.
+    Lost,
+    /// An allocation failed; with this much free, of so much there is.
+    NoMemory {
+        /// Bytes.
+        free_bytes: u64,
+        /// Bytes.
+        total_bytes: u64,
+    },
+    /// A call failed, and others may succeed.
+    Other,
+}
+
+/// Changes of logits before the best are picked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Edits<'a> {
+    /// Row, token, and what is added to its logit.
+    pub bias: &'a [(u32, u32, f32)],
+    /// Row, and where its words begin in `words`.
+    pub masks: &'a [(u32, u32)],
+    /// Bit sets of `ceil(vocab / 32)` words: a set bit allows the token.
+    pub words: &'a [u32],
+}
+
+/// The best of some rows of logits, on the host.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Best {
+    /// `[rows, k]`: ids, the largest logit first, the lower id first where two are equal.
+    pub ids: Vec<u32>,
+    /// `[rows, k]`: their logits after the edits; NaN in a row that has one.
+    pub values: Vec<f32>,
+    /// `[rows]`: log-sum-exp after the edits.
+    pub lse: Vec<f32>,
+}
+
+/// Picking the best logits where they were computed, so that rows need not leave the device.
+pub trait Pick {
+    /// The `k` best of each row of `logits`: `[rows, vocab]`.
+    ///
+    /// # Errors
+    /// A failing device.
+    fn best(&self, logits: &Tensor, k: usize, edits: Edits<'_>) -> Result<Best>;
+}
+
+/// Fills a buffer with the bytes of a weight that follow those it gave before.
+pub type ReadNext<'a> = &'a mut dyn FnMut(&mut [u8]) -> std::io::Result<()>;
+
+/// Bringing weights onto the device while the next bytes of them are being read.
+pub trait Upload {
+    /// Floats as they are stored: F32, F16 or BF16.
+    ///
+    /// # Errors
+    /// What reading says; a failing device.
+    fn floats(
+        &self,
+        ty: DType,
+        shape: &[usize],
+        read: ReadNext<'_>,
+    ) -> std::result::Result<Tensor, ReadError>;
+
+    /// Quantised blocks.
+    ///
+    /// # Errors
+    /// As for floats.
+    fn blocks(
+        &self,
+        ty: GgmlDType,
+        shape: &[usize],
+        read: ReadNext<'_>,
+    ) -> std::result::Result<QTensor, ReadError>;
+
+    /// There are no more weights.
+    fn done(&self);
 }
 
 /// How queries are compared with keys.
@@ -88,6 +184,16 @@ pub trait Ops: Send + Sync {
         }
     }
 
+    /// Adds `added` to `x` and norms the sum: `(x + added, norm(x + added))`, both `[tokens, n]`.
+    ///
+    /// # Errors
+    /// A failing device.
+    fn add_norm(&self, x: &Tensor, added: &Tensor, norm: &Norm) -> Result<(Tensor, Tensor)> {
+        let sum = (x + added)?;
+        let normed = self.norm(&sum, norm)?;
+        Ok((sum, normed))
+    }
+
     /// Turns the leading `rows.dim` elements of each head by the token's position.
     ///
     /// `x`: `[tokens, heads, head_dim]`, contiguous; the answer has the same shape.
@@ -129,6 +235,29 @@ pub trait Ops: Send + Sync {
         Place::Tensors
     }
 
+    /// How weights come onto the device, where the backend has a way of its own.
+    fn upload(&self) -> Option<&dyn Upload> {
+        None
+    }
+
+    /// What the other operations of a step need to know of it; called once before the first layer. `spans` cover the
+    /// token axis in order.
+    ///
+    /// # Errors
+    /// A failing device.
+    fn prepare(&self, _spans: &[Placed<'_>]) -> Result<Prepared> {
+        Ok(None)
+    }
+
+    /// Writes the keys and values of a step (`[tokens, kv_heads, head_dim]`) into one layer of a cache in tensors.
+    /// False if it leaves that to the engine.
+    ///
+    /// # Errors
+    /// A failing device.
+    fn append(&self, _keys: &Tensor, _values: &Tensor, _to: Pages<'_>, _prepared: &Prepared) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Causal attention of every span over its own sequence.
     ///
     /// `q`: `[tokens, heads, head_dim]`, where `heads` is a multiple of the spans' `kv_heads` and
@@ -137,8 +266,37 @@ pub trait Ops: Send + Sync {
     ///
     /// # Errors
     /// A failing device.
-    fn attention(&self, q: &Tensor, spans: &[Span<'_>], scoring: Scoring) -> Result<Tensor> {
+    fn attention(
+        &self,
+        q: &Tensor,
+        spans: &[Span<'_>],
+        scoring: Scoring,
+        _prepared: &Prepared,
+    ) -> Result<Tensor> {
         attention::by_matmul(q, spans, scoring)
+    }
+
+    /// What the backend's executors can do beyond [`CAPS`](crate::executor::CAPS): bits of `codes::caps`.
+    fn caps(&self) -> u64 {
+        0
+    }
+
+    /// Picks logits on the device, where the backend can; goes with `caps::TOPK`.
+    fn pick(&self) -> Option<&dyn Pick> {
+        None
+    }
+
+    /// Waits until the device has done all it was given, so that an error of it is this step's.
+    ///
+    /// # Errors
+    /// What went wrong since the last time.
+    fn finish(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// What an error of one of the operations means.
+    fn fault(&self, _error: &Error) -> Fault {
+        Fault::Other
     }
 }
 

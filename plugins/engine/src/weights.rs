@@ -8,6 +8,8 @@
 pub(crate) mod dense;
 pub(crate) mod mapped;
 
+pub use dense::ReadError;
+
 use std::fs::File;
 use std::sync::Arc;
 
@@ -21,7 +23,7 @@ use sconce_plugin_api::sdk::{Code, Progress, codes::stage};
 
 use crate::error::{EngineError, Result};
 use crate::matrix::{Linear, Matrix};
-use crate::ops::Norm;
+use crate::ops::{Norm, Upload};
 use crate::rope::FactorTensors;
 use crate::target::Types;
 
@@ -30,6 +32,7 @@ pub(crate) struct Weights<'a> {
     header: &'a ModelHeader,
     files: Vec<WeightFile>,
     device: Device,
+    upload: Option<&'a dyn Upload>,
     types: Types,
     progress: &'a mut dyn FnMut(u64) -> Result<()>,
     read_bytes: u64,
@@ -58,10 +61,10 @@ pub(crate) fn report<'a>(progress: &'a mut Progress<'_>, total: u64) -> impl FnM
 }
 
 impl<'a> Weights<'a> {
-    /// Opens the model's files. `progress` hears the bytes read so far, and may stop the load.
+    /// Opens the model's files. `to`: the device, and its own way of taking weights. `progress` hears the bytes read so far, and may stop the load.
     pub fn open(
         header: &'a ModelHeader,
-        device: &Device,
+        (device, upload): (&Device, Option<&'a dyn Upload>),
         types: Types,
         progress: &'a mut dyn FnMut(u64) -> Result<()>,
     ) -> Result<Weights<'a>> {
@@ -76,6 +79,7 @@ impl<'a> Weights<'a> {
             header,
             files,
             device,
+            upload,
             types,
             progress,
             read_bytes: 0,
@@ -238,6 +242,11 @@ impl<'a> Weights<'a> {
     }
 
     fn dense(&self, name: &str, entry: &TensorEntry) -> Result<Tensor> {
+        if let (Some(upload), Some(ty)) = (self.upload, dense::stored_type(entry.dtype)) {
+            let mut read = dense::in_pieces(&self.files[entry.shard].file, entry);
+            let tensor = upload.floats(ty, &entry.shape, &mut read);
+            return Ok(tensor.map_err(|error| self.at(error, name, entry))?.to_dtype(self.types.compute)?);
+        }
         let tensor = Tensor::from_vec(self.values(name, entry)?, entry.shape.as_slice(), &Device::Cpu)?;
         Ok(tensor.to_dtype(self.types.compute)?.to_device(&self.device)?)
     }
@@ -252,6 +261,11 @@ impl<'a> Weights<'a> {
 
     fn quantised(&self, name: &str, entry: &TensorEntry, ty: sconce_formats::GgmlType) -> Result<Matrix> {
         let file = &self.files[entry.shard];
+        if let (Some(upload), false) = (self.upload, self.types.expand) {
+            let mut read = dense::in_pieces(&file.file, entry);
+            let tensor = upload.blocks(mapped::candle_type(ty), &entry.shape, &mut read);
+            return Ok(self.matrix_of(tensor.map_err(|error| self.at(error, name, entry))?));
+        }
         let bytes = entry.slice(&file.map).ok_or_else(|| self.truncated(name, entry))?;
         let blocks = mapped::storage(&file.map, bytes, mapped::candle_type(ty));
         let on_host = QTensor::new(QStorage::Cpu(blocks), entry.shape.as_slice())?;
@@ -269,11 +283,15 @@ impl<'a> Weights<'a> {
         } else {
             QTensor::new(QStorage::from_data(on_host.data()?, &self.device, ty)?, on_host.shape())?
         };
+        Ok(self.matrix_of(placed))
+    }
+
+    fn matrix_of(&self, blocks: QTensor) -> Matrix {
         // A rounding that is harmless elsewhere sends a token to another expert here. Coarser weights than
         // these are off by more than their inputs.
         match self.header.config.moe {
-            Some(_) if ty == GgmlDType::Q8_0 => Ok(Matrix::Unrounded(Arc::new(placed))),
-            _ => Ok(Matrix::Quantised(Arc::new(placed))),
+            Some(_) if blocks.dtype() == GgmlDType::Q8_0 => Matrix::Unrounded(Arc::new(blocks)),
+            _ => Matrix::Quantised(Arc::new(blocks)),
         }
     }
 

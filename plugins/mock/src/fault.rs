@@ -55,6 +55,7 @@ faults! {
     ErrorAfter = "error_after", 1, "Fails each step after N.";
     DeviceLostAfter = "device_lost_after", 1, "Loses its device after N steps.";
     PanicInDrop = "panic_in_drop", 0, "Panics when an executor is dropped.";
+    NanAfter = "nan_after", 1, "Answers with rows that hold no number after N steps.";
     SlowMs = "slow_ms", 10, "Takes N ms for a step.";
     SlowTokenMs = "slow_token_ms", 1, "Takes N ms for a token.";
     SlowLoadMs = "slow_load_ms", 100, "Takes N ms for a load.";
@@ -76,6 +77,7 @@ faults! {
     TruncateOff = "truncate_off", 0, "A truncated sequence keeps the state of its old end.";
     RowsOff = "rows_off", 0, "Rows of a chunk are those of the token before.";
     TopkUnbiased = "topk_unbiased", 0, "Ignores bias and masks.";
+    TopkTies = "topk_ties", 0, "Puts the highest id of equal logits first.";
     HiddenOff = "hidden_off", 0, "Hidden states depend on the step.";
     NotAtomic = "not_atomic", 0, "A failed step has advanced its first sequence.";
     ReservesPart = "reserves_part", 0, "A refused reservation keeps what it got.";
@@ -94,6 +96,7 @@ const SPARED: &[Fault] = &[
     Fault::ErrorAfter,
     Fault::DeviceLostAfter,
     Fault::PanicInDrop,
+    Fault::NanAfter,
     Fault::SlowMs,
     Fault::SlowTokenMs,
     Fault::SlowLoadMs,

@@ -49,6 +49,7 @@ impl Plugin for Mock {
         licence: env!("CARGO_PKG_LICENSE"),
         device_kinds: &["cpu"],
         formats: &["safetensors", "gguf"],
+        device_code: &[],
         libraries: &[],
         driver: None,
         test: true,

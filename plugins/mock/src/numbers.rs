@@ -34,6 +34,8 @@ pub struct Ending {
 pub struct Head {
     /// Logit of each rank, best first.
     by_rank: Vec<f32>,
+    /// Their log-sum-exp.
+    lse: f32,
     ending: Option<Ending>,
     answers: Option<Answers>,
 }
@@ -41,14 +43,15 @@ pub struct Head {
 impl Head {
     /// Rows of `vocab` logits; those that `answers` has come from there.
     pub fn new(vocab: u32, ending: Option<Ending>, answers: Option<Answers>) -> Self {
-        let by_rank = (0..vocab).map(|rank| -1.5 * (1.0 + rank as f32).ln()).collect();
-        Head { by_rank, ending, answers }
+        let by_rank: Vec<f32> = (0..vocab).map(|rank| -1.5 * (1.0 + rank as f32).ln()).collect();
+        Head { lse: log_sum_exp(&by_rank), by_rank, ending, answers }
     }
 
-    /// Writes the logits of a state after `len` tokens. `row`: vocab values.
-    pub fn logits(&self, state: u64, len: u32, row: &mut [f32]) {
+    /// Writes the logits of a state after `len` tokens. `row`: vocab values. Answers their log-sum-exp where it is
+    /// known without a sum.
+    pub fn logits(&self, state: u64, len: u32, row: &mut [f32]) -> Option<f32> {
         if self.answers.as_ref().is_some_and(|answers| answers.write(state, row)) {
-            return;
+            return None;
         }
         let vocab = row.len() as u64;
         let stride = coprime(mix(state ^ 1), vocab);
@@ -62,6 +65,7 @@ impl Head {
         if let Some(Ending { token, after }) = self.ending {
             row[token as usize] = if len >= after { shift + 4.0 } else { shift - 64.0 };
         }
+        self.ending.is_none().then_some(shift + self.lse)
     }
 }
 
@@ -94,12 +98,35 @@ pub fn log_sum_exp(row: &[f32]) -> f32 {
     best + sum.ln() as f32
 }
 
-/// The ids of the `k` largest values, largest first.
+/// The ids of the `k` largest numbers, largest first, the lowest of equal ones first; less where there are fewer.
 pub fn best(row: &[f32], k: usize) -> Vec<u32> {
-    let mut ids: Vec<u32> = (0..row.len() as u32).collect();
-    ids.sort_unstable_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]).then(a.cmp(b)));
-    ids.truncate(k);
+    if k == 1 {
+        return best_one(row).into_iter().collect();
+    }
+    let mut ids: Vec<u32> = (0..row.len() as u32).filter(|id| !row[*id as usize].is_nan()).collect();
+    // To add zero makes both zeros one.
+    let order = |a: &u32, b: &u32| {
+        let [a_logit, b_logit] = [a, b].map(|id| row[*id as usize] + 0.0);
+        b_logit.total_cmp(&a_logit).then(a.cmp(b))
+    };
+    if (1..ids.len()).contains(&k) {
+        ids.select_nth_unstable_by(k - 1, order);
+        ids.truncate(k);
+    }
+    ids.sort_unstable_by(order);
     ids
+}
+
+/// A comparison with what is no number is false, so that is passed over.
+fn best_one(row: &[f32]) -> Option<u32> {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (chunks, rest) = row.as_chunks::<16>();
+    // Side by side, as a compiler does not reorder comparisons on its own.
+    let lanes = chunks
+        .iter()
+        .fold([f32::NEG_INFINITY; 16], |lanes, chunk| std::array::from_fn(|at| larger(lanes[at], chunk[at])));
+    let largest = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, b| larger(a, *b));
+    row.iter().position(|logit| *logit == largest).map(|id| id as u32)
 }
 
 #[cfg(test)]
@@ -140,6 +167,24 @@ mod tests {
         assert_eq!(best(&row, 64).last(), Some(&5));
         head.logits(9, 3, &mut row);
         assert_eq!(best(&row, 1), [5]);
+    }
+
+    #[test]
+    fn the_best_are_numbers_and_the_lowest_ids_of_equal_ones_come_first() {
+        let row = [1.0, f32::NAN, -0.0, 3.0, 0.0, -f32::NAN, 3.0, f32::NEG_INFINITY];
+        let all = [3, 6, 0, 2, 4, 7];
+        for k in 1..=row.len() {
+            assert_eq!(best(&row, k), all[..k.min(all.len())], "the best {k}");
+        }
+        assert!(best(&[f32::NAN; 3], 1).is_empty());
+        assert_eq!(best(&[f32::NEG_INFINITY; 3], 1), [0]);
+    }
+
+    #[test]
+    fn the_log_sum_exp_of_a_state_is_known() {
+        let mut row = vec![0.0; 512];
+        let known = Head::new(512, None, None).logits(0x1234_5678_9abc, 3, &mut row).expect("of a plain row");
+        assert!((known - log_sum_exp(&row)).abs() < 1e-5, "{known}");
     }
 
     #[test]

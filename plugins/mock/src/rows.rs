@@ -55,7 +55,7 @@ impl<'a> Rows<'a> {
     fn write(&mut self, chunk: &Chunk, state: u64, len: u32, out: &mut Outputs<'_>) {
         let vocab = self.shape.vocab;
         if chunk.out == out::FULL {
-            self.shape.head.logits(state, len, &mut out.logits[self.full * vocab..(self.full + 1) * vocab]);
+            self.logits(state, len, &mut out.logits[self.full * vocab..(self.full + 1) * vocab]);
             self.full += 1;
         } else {
             self.pick(chunk, state, len, out);
@@ -69,28 +69,46 @@ impl<'a> Rows<'a> {
         self.row += 1;
     }
 
+    /// The logits of a row, and their log-sum-exp where it is known.
+    fn logits(&self, state: u64, len: u32, row: &mut [f32]) -> Option<f32> {
+        if self.shape.faults.value(Fault::NanAfter).is_some_and(|after| self.shape.steps > after) {
+            row.fill(f32::NAN);
+            return None;
+        }
+        self.shape.head.logits(state, len, row)
+    }
+
     fn pick(&mut self, chunk: &Chunk, state: u64, len: u32, out: &mut Outputs<'_>) {
         let k = if chunk.out == out::ARGMAX { 1 } else { chunk.topk as usize };
         let mut row = std::mem::take(&mut self.buffer);
         row.resize(self.shape.vocab, 0.0);
-        self.shape.head.logits(state, len, &mut row);
-        if !self.shape.faults.has(Fault::TopkUnbiased) {
-            self.edit(&mut row);
+        let known = self.logits(state, len, &mut row);
+        let edited = !self.shape.faults.has(Fault::TopkUnbiased) && self.edit(&mut row);
+        let mut best = numbers::best(&row, k);
+        if self.shape.faults.has(Fault::TopkTies) {
+            best.reverse();
+            best.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]));
         }
-        for (at, id) in numbers::best(&row, k).into_iter().enumerate() {
-            out.ids[self.ids + at] = id;
-            out.vals[self.ids + at] = row[id as usize];
+        let (ids, vals) = (&mut out.ids[self.ids..][..k], &mut out.vals[self.ids..][..k]);
+        ids.fill(u32::MAX);
+        vals.fill(f32::NEG_INFINITY);
+        for (at, id) in best.into_iter().enumerate() {
+            (ids[at], vals[at]) = (id, row[id as usize]);
         }
-        out.lse[self.picked] = numbers::log_sum_exp(&row);
+        let lse = known.filter(|_| !edited).unwrap_or_else(|| numbers::log_sum_exp(&row));
+        out.lse[self.picked] = lse;
         (self.ids, self.picked, self.buffer) = (self.ids + k, self.picked + 1, row);
     }
 
-    /// Applies the bias and the masks of this row.
-    fn edit(&self, row: &mut [f32]) {
+    /// Applies the bias and the masks of this row, if it has any.
+    fn edit(&self, row: &mut [f32]) -> bool {
+        let mut edited = false;
         for bias in self.batch.bias.iter().filter(|bias| bias.row == self.row) {
             row[bias.token as usize] += bias.add;
+            edited = true;
         }
         for mask in self.batch.masks.iter().filter(|mask| mask.row == self.row) {
+            edited = true;
             let words = &self.batch.allow_masks[mask.offset as usize..];
             for (token, logit) in row.iter_mut().enumerate() {
                 if words[token / 32] >> (token % 32) & 1 == 0 {
@@ -98,5 +116,6 @@ impl<'a> Rows<'a> {
                 }
             }
         }
+        edited
     }
 }

@@ -124,12 +124,14 @@ struct Tally {
     /// Jobs that lost what was computed of them, and those of them that had drawn a token with a seed.
     preempted: Cell<usize>,
     preempted_draws: Cell<usize>,
+    /// Rows of which the mock chose the largest logits.
+    chosen: Cell<usize>,
 }
 
 impl Tally {
-    fn all(&self) -> [usize; 7] {
-        let Tally { failed, steps, full, forks, cuts, preempted, preempted_draws } = self;
-        [failed, steps, full, forks, cuts, preempted, preempted_draws].map(Cell::get)
+    fn all(&self) -> [usize; 8] {
+        let Tally { failed, steps, full, forks, cuts, preempted, preempted_draws, chosen } = self;
+        [failed, steps, full, forks, cuts, preempted, preempted_draws, chosen].map(Cell::get)
     }
 
     fn count<T>(&self, what: &Cell<usize>, result: &Result<T, ExecError>) {
@@ -204,9 +206,12 @@ impl Executor for Shaky {
         fork
     }
 
-    fn forward(&mut self, step: &Step) -> Result<Rows<'_>, ExecError> {
+    fn forward<'a>(&'a mut self, step: &'a Step) -> Result<Rows<'a>, ExecError> {
         assert!(step.chunks.len() == 1 || self.facts.can_batch(), "a plugin that cannot batch was asked to");
+        let chosen = step.sizes().best;
+        assert!(chosen == 0 || self.facts.caps & caps::TOPK != 0, "a plugin that cannot choose was asked to");
         self.fail()?;
+        add(&self.tally.chosen, chosen);
         let rows = self.inner.forward(step);
         self.tally.count(&self.tally.steps, &rows);
         rows
@@ -217,7 +222,7 @@ impl Executor for Shaky {
     }
 }
 
-/// What each prompt gives alone.
+/// What each prompt gives alone, each token chosen from a full row.
 struct Reference(InProcess);
 
 impl Reference {
@@ -232,7 +237,7 @@ impl Reference {
             step.push(seq, fed as u32, &all[fed..], Want::Last);
             fed = all.len();
             let rows = self.0.forward(&step).expect("a roomy mock");
-            let next = sampler.sample(rows.logits, &all).expect("numbers");
+            let next = sampler.sample(Row::Full(rows.logits), &all).expect("numbers");
             all.push(next);
             if stop_ids.contains(&next) {
                 finish = Finish::Stop;
@@ -357,6 +362,7 @@ impl Case {
             [0, 0, 0, caps::FORK | caps::FORK_SHARED, caps::TRUNCATE, caps::BATCH, caps::FORK_SHARED, !0];
         facts.caps &= !*dice.one_of(&masks);
         facts.caps &= !*dice.one_of(&masks[..6]);
+        facts.caps &= !*dice.one_of(&[0, 0, caps::TOPK]);
         let kv_full = *dice.one_of(&[0, 0, 0, 20, 100]);
         let faults = Faults { kv_full, errors: *dice.one_of(&[0, 0, 0, 50, 300]) };
         let tally = Rc::new(Tally::default());
@@ -404,13 +410,20 @@ impl Case {
         prompt
     }
 
-    /// Greedy, or as a seed draws it from all that there is, with penalties that hang on what was said before.
+    /// Greedy, or as a seed draws it from all that there is or the best of it, with penalties that hang on what was
+    /// said before or without.
     fn sampling(&mut self) -> Sampling {
-        if self.dice.once_in(2) {
-            return Sampling::greedy();
+        let dice = &mut self.dice;
+        Sampling {
+            temperature: *dice.one_of(&[0.0, 0.0, 0.3, 1.0]),
+            seed: Some(dice.next()),
+            top_k: *dice.one_of(&[0, 1, 2, 5, 40, 64, 65, 1000]),
+            top_p: *dice.one_of(&[1.0, 1.0, 0.9, 0.3]),
+            min_p: *dice.one_of(&[0.0, 0.0, 0.05]),
+            frequency_penalty: *dice.one_of(&[0.0, 0.0, 0.5, -0.3]),
+            presence_penalty: *dice.one_of(&[0.0, 0.0, 0.7]),
+            repeat_penalty: *dice.one_of(&[1.0, 1.0, 1.2]),
         }
-        let seed = Some(self.dice.next());
-        Sampling { seed, frequency_penalty: 0.5, repeat_penalty: 1.2, ..Sampling::default() }
     }
 
     fn submit(&mut self, reference: &mut Reference, tokenizer: &Arc<Tokenizer>) {
@@ -625,7 +638,7 @@ fn whatever_happens_each_job_ends_once_and_nothing_is_left() {
     let mut reference = Reference(load(&plugin, 1000, 1));
     let first = variable("SCONCE_PROPERTY_SEED").unwrap_or(1);
     let cases = variable("SCONCE_PROPERTY_CASES").unwrap_or(CASES);
-    let mut tally = [0; 7];
+    let mut tally = [0; 8];
     for seed in first..first + cases {
         let _name = Name(seed);
         let mut case = Case::new(&plugin, seed);
@@ -633,7 +646,7 @@ fn whatever_happens_each_job_ends_once_and_nothing_is_left() {
         case.check_rest();
         tally.iter_mut().zip(case.tally.all()).for_each(|(all, of_case)| *all += of_case);
     }
-    let seen = "errors, steps, times that memory was full, forks, cuts, preempted jobs, and with a seed";
+    let seen = "errors, steps, times that memory was full, forks, cuts, preempted jobs, and with a seed, rows chosen from";
     println!("{cases} cases: {tally:?} {seen}");
     assert!(
         cases < CASES || tally.iter().all(|count| *count > 0),

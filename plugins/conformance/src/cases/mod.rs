@@ -34,6 +34,7 @@ pub const ALL: &[(&str, Case)] = &[
     ("hidden_rows_agree", rows::hidden_rows_agree),
     ("best_tokens_agree_with_full_rows", rows::best_tokens_agree_with_full_rows),
     ("bias_and_masks_are_applied", rows::bias_and_masks_are_applied),
+    ("ties_go_to_the_lowest_id", rows::ties_go_to_the_lowest_id),
     ("bad_batches_change_nothing", refusals::bad_batches_change_nothing),
     ("unsupported_is_said", refusals::unsupported_is_said),
     ("stale_handles_are_refused", refusals::stale_handles_are_refused),

@@ -210,3 +210,48 @@ pub fn bias_and_masks_are_applied(bench: &mut Bench<'_>) -> Outcome {
     let second = Answer { ids: answer.ids[3..].to_vec(), vals: answer.vals[3..].to_vec(), ..answer };
     picks_are_those_of(model, "the second, edited row", &edited, &second, 1, 3)
 }
+
+/// The choice is fixed where logits are equal or are no numbers: the lowest id comes first, and NaN never.
+pub fn ties_go_to_the_lowest_id(bench: &mut Bench<'_>) -> Outcome {
+    let model = bench.model()?;
+    model.need(caps::TOPK)?;
+    let vocab = model.info.vocab;
+    if vocab < 8 {
+        return Err(Stop::Skipped(format!("a vocabulary of {vocab} is too small for ties")));
+    }
+    let prompt = model.prompt(44, 5);
+    // So large that it swallows the logit it is added to.
+    let bias = |token, add| Bias { row: 0, token, add };
+    let (low, odd, high) = (1, vocab / 2, vocab - 1);
+    let edits = [bias(high, 1e30), bias(odd, f32::NAN), bias(low, 1e30)];
+    let mut best = |k: u32, mask: Option<u32>| {
+        let seq = model.create()?;
+        let step = Step::of(seq, 0, &prompt, want::LAST).best(k).with(|step| {
+            step.bias = edits.to_vec();
+            if let Some(allowed) = mask {
+                step.masks = vec![Mask { row: 0, offset: 0 }];
+                step.allow = (0..vocab.div_ceil(32)).map(|word| u32::from(word == allowed / 32)).collect();
+                step.allow[allowed as usize / 32] <<= allowed % 32;
+            }
+        });
+        let answer = model.attempt(&step)?;
+        model.free(seq);
+        Ok::<_, Stop>(answer)
+    };
+    let one = best(0, None)?;
+    ensure(one.ids == [low], || format!("of equal logits of {low} and {high}, {} is the best", one.ids[0]))?;
+    let three = best(3, None)?;
+    ensure(three.ids[..2] == [low, high] && three.vals[0] == three.vals[1], || {
+        format!("the best are {:?} with {:?}; {low} and {high} are equal", three.ids, three.vals)
+    })?;
+    let all = best(vocab, None)?;
+    ensure(!all.ids.contains(&odd), || format!("the logit of {odd} is no number, and it was chosen"))?;
+    let (id, val) = (all.ids[vocab as usize - 1], all.vals[vocab as usize - 1]);
+    ensure(id == u32::MAX && val == f32::NEG_INFINITY, || {
+        format!("the place that no number is left for has id {id} and {val}")
+    })?;
+    let none = best(0, Some(odd))?;
+    ensure(none.vals == [f32::NEG_INFINITY], || {
+        format!("where the only token allowed is no number, the best has {}", none.vals[0])
+    })
+}

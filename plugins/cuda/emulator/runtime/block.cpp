@@ -93,6 +93,18 @@ Fiber* take_ready() {
     return fiber;
 }
 
+// Lanes that wait for the same others, on one line.
+void report_warp(unsigned number, const Warp& warp) {
+    for (unsigned rest = warp.waiting; rest;) {
+        const unsigned mask = warp.mask[__builtin_ctz(rest)];
+        unsigned lanes = 0;
+        for (unsigned lane = 0; lane < 32; lane++)
+            if ((rest >> lane & 1) && warp.mask[lane] == mask) lanes |= 1u << lane;
+        std::fprintf(stderr, "  lanes 0x%08x of warp %u wait for the lanes 0x%08x (exited: 0x%08x)\n", lanes, number, mask, ~warp.alive);
+        rest &= ~lanes;
+    }
+}
+
 void report_waiting() {
     std::fprintf(stderr, "emulated GPU: kernel `%s` cannot go on: in block (%u, %u, %u), of %u threads\n",
                  block.launch->kernel->name, sconce_block_index.x, sconce_block_index.y, sconce_block_index.z, block.threads);
@@ -100,10 +112,7 @@ void report_waiting() {
     for (unsigned id = 0; id < kBarriers; id++)
         if (size_t count = block.barriers[id].waiting.size()) std::fprintf(stderr, "  %zu wait at barrier %u\n", count, id);
     for (unsigned w = 0; w * 32 < block.threads; w++)
-        for (unsigned lane = 0; lane < 32; lane++)
-            if (block.warps[w].waiting >> lane & 1)
-                std::fprintf(stderr, "  lane %u of warp %u waits for the lanes 0x%08x (exited: 0x%08x)\n", lane, w,
-                             block.warps[w].mask[lane], ~block.warps[w].alive);
+        if (block.warps[w].waiting) report_warp(w, block.warps[w]);
 }
 
 [[noreturn]] void deadlock() {
@@ -113,7 +122,7 @@ void report_waiting() {
 }
 
 // Goes on with a fiber that can, or begins a thread; a block in which nothing can is a deadlock.
-void leave(void** saved) {
+void leave(Fiber* self) {
     Fiber* next = nullptr;
     if (any_ready())
         next = take_ready();
@@ -121,13 +130,14 @@ void leave(void** saved) {
         next = idle_fiber();
     else if (block.alive > 0)
         deadlock();
+    if (next == self) return;  // the last to come to a barrier may be the first to leave it
     block.current = next;
-    sconce_switch(saved, next ? next->saved : block.host);
+    sconce_switch(&self->saved, next ? next->saved : block.host);
 }
 
 void wait() {
     Fiber* self = block.current;
-    leave(&self->saved);
+    leave(self);
     sconce_thread_index = self->index;
 }
 
@@ -200,7 +210,7 @@ void fiber_main() {
         Fiber* self = block.current;
         while (!any_ready() && block.begun < block.threads) run_next_thread();
         block.idle.push_back(self);
-        leave(&self->saved);
+        leave(self);
     }
 }
 

@@ -76,14 +76,23 @@ impl Kernels {
         Ok((sum, out))
     }
 
-    /// Turns the leading `rows.dim` elements of each head of queries and keys by the token's position.
+    /// Turns the leading `rows.dim` elements of each head by the token's position.
     ///
-    /// `q`, `k`: `[tokens, heads, head_dim]`, each with as many heads as it has; there may be gaps from token to token.
-    /// The tables are of any type; f32 keeps long positions exact. The answers have no gaps.
+    /// `x`: `[tokens, heads, head_dim]`; there may be gaps from token to token. The tables are of any type; f32 keeps
+    /// long positions exact. The answer has no gaps.
     ///
     /// # Errors
     /// Shapes and types that do not go together; a failing device.
-    pub fn rope(&self, q: &Tensor, k: &Tensor, rows: &RopeRows) -> Result<(Tensor, Tensor)> {
+    pub fn rope(&self, x: &Tensor, rows: &RopeRows) -> Result<Tensor> {
+        let (turned, _) = self.rope_both(x, &x.narrow(1, 0, 0)?, rows)?;
+        Ok(turned)
+    }
+
+    /// [`Kernels::rope`] of queries and keys, each with as many heads as it has, in one launch.
+    ///
+    /// # Errors
+    /// As for one.
+    pub fn rope_both(&self, q: &Tensor, k: &Tensor, rows: &RopeRows) -> Result<(Tensor, Tensor)> {
         let ((tokens, q_heads, head_dim), (_, k_heads, _)) = (q.dims3()?, k.dims3()?);
         let (from_q, from_k) = (Rows::new(q, "queries")?, Rows::new(k, "keys")?);
         same_type(from_q.dtype, from_k.dtype, "queries and keys")?;

@@ -115,7 +115,7 @@ fn recipe(
     progress: &mut Progress<'_>,
 ) -> Result<Recipe> {
     let mut report = report(progress, header.weights_bytes);
-    let mut weights = Weights::open(header, &target.device, COMPUTE, &mut report)?;
+    let mut weights = Weights::open(header, (&target.device, target.ops.upload()), COMPUTE, &mut report)?;
     let mut tensors = Tensors::new();
     for (name, entry) in &header.tensors {
         tensors.insert(name.clone(), weights.whole(name, entry)?);

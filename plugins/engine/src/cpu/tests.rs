@@ -80,14 +80,14 @@ fn check_scoring(
     let rows: Vec<_> = sequences.iter().map(&mut rows).collect();
     let cache = Cache::new(ty, Place::Host, &rows, &new);
     let scoring = Scoring { scale: (head_dim as f64).powf(-0.5), softcap, window };
-    let found = CpuOps.attention(&q, &cache.spans(), scoring).expect("attention");
+    let found = CpuOps.attention(&q, &cache.spans(), scoring, &None).expect("attention");
     // In f32 against tensors that never saw this layout; other types lose digits when they are written.
     let expected = match ty {
         KvType::F32 => {
             let tensors = Cache::new(ty, Place::Tensors, &rows, &new);
-            CandleOps.attention(&q, &tensors.spans(), scoring)
+            CandleOps.attention(&q, &tensors.spans(), scoring, &None)
         }
-        _ => CandleOps.attention(&q, &cache.spans(), scoring),
+        _ => CandleOps.attention(&q, &cache.spans(), scoring, &None),
     };
     let far = distance(&found, &expected.expect("attention"));
     assert!(
@@ -146,8 +146,10 @@ fn a_window_is_as_wide_as_it_says() {
     let values = one(&values);
     let cache = Cache::new(KvType::F32, Place::Host, &[(keys, values)], &[5]);
     let scoring = Scoring { scale: 1.0, softcap: None, window: Some(2) };
-    let mixed =
-        CpuOps.attention(&q, &cache.spans(), scoring).and_then(|t| t.to_vec2::<f32>()).expect("attention");
+    let mixed = CpuOps
+        .attention(&q, &cache.spans(), scoring, &None)
+        .and_then(|t| t.to_vec2::<f32>())
+        .expect("attention");
     // Equal scores average: 0, then the mean of a token's own value and the one before.
     let found: Vec<f32> = mixed.iter().map(|row| row[0]).collect();
     assert_eq!(found, [0.0, 5.0, 15.0, 25.0, 35.0]);
@@ -172,7 +174,7 @@ fn very_large_scores_do_not_overflow() {
     let values = Tensor::full(2.0f32, (70, 1, 16), &Device::Cpu).expect("a tensor");
     let cache = Cache::new(KvType::F32, Place::Host, &[(keys, values)], &[1]);
     let found = CpuOps
-        .attention(&q, &cache.spans(), Scoring { scale: 1.0, softcap: None, window: None })
+        .attention(&q, &cache.spans(), Scoring { scale: 1.0, softcap: None, window: None }, &None)
         .and_then(|t| t.flatten_all()?.to_vec1::<f32>());
     assert_eq!(found.expect("attention"), [2.0; 16]);
 }

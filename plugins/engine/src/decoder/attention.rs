@@ -5,7 +5,7 @@ use sconce_formats::ModelConfig;
 use sconce_formats::config::QkNorm;
 use sconce_formats::tensors::Role;
 
-use super::{Part, Step};
+use super::{Part, Place, Step};
 use crate::error::Result;
 use crate::kv::Store;
 use crate::matrix::Linear;
@@ -47,27 +47,23 @@ impl Attention {
         })
     }
 
-    /// `x`: `[tokens, hidden]`; the answer has the same shape. `rope`: `None` for layers without positions.
-    /// Keys and values go to the layer that `store` is named with.
-    pub fn forward(
-        &self,
-        ops: &dyn Ops,
-        x: &Tensor,
-        (layer, store): (usize, &mut Store),
-        step: &Step<'_>,
-        rope: Option<&RopeRows>,
-    ) -> Result<Tensor> {
+    /// `x`: `[tokens, hidden]`; the answer has the same shape.
+    pub fn forward(&self, ops: &dyn Ops, x: &Tensor, place: Place<'_>) -> Result<Tensor> {
+        let Place { step, rope, layer, store, prepared } = place;
         let tokens = x.dim(0)?;
         let projected = ops.linears(x, &[&self.q, &self.k, &self.v])?;
         let q = self.placed(ops, &projected[0], self.heads, self.q_norm.as_ref(), rope)?;
         let k = self.placed(ops, &projected[1], self.kv_heads, self.k_norm.as_ref(), rope)?;
         let v = projected[2].reshape((tokens, self.kv_heads, self.head_dim))?;
-        for part in &step.parts {
-            let own = |of: &Tensor| of.narrow(0, part.rows.start, part.rows.len());
-            store.append(layer, part.sequence.blocks(), part.sequence.len(), &own(&k)?, &own(&v)?)?;
+        let appended = match store.pages(layer) {
+            Some(pages) => ops.append(&k, &v, pages, prepared)?,
+            None => false,
+        };
+        if !appended {
+            append(step, layer, store, &k, &v)?;
         }
         let spans: Vec<Span<'_>> = step.parts.iter().map(|part| span(part, layer, store)).collect();
-        let mixed = ops.attention(&q, &spans, self.scoring)?;
+        let mixed = ops.attention(&q, &spans, self.scoring, prepared)?;
         Ok(ops.linear(&mixed, &self.o)?)
     }
 
@@ -92,6 +88,15 @@ impl Attention {
             None => Ok(x),
         }
     }
+}
+
+/// Writes keys and values (`[tokens, kv_heads, head_dim]`) behind the ends of their sequences.
+fn append(step: &Step<'_>, layer: usize, store: &mut Store, k: &Tensor, v: &Tensor) -> Result<()> {
+    for part in &step.parts {
+        let own = |of: &Tensor| of.narrow(0, part.rows.start, part.rows.len());
+        store.append(layer, part.sequence.blocks(), part.sequence.len(), &own(k)?, &own(v)?)?;
+    }
+    Ok(())
 }
 
 /// A sequence with all it has in one layer, this step included.

@@ -62,6 +62,17 @@ impl Store {
         Ok(())
     }
 
+    /// A layer of a cache in tensors.
+    pub fn pages(&self, layer: usize) -> Option<Pages<'_>> {
+        match &self.blocks {
+            Blocks::Host(_) => None,
+            Blocks::Tensors(store) => {
+                let (keys, values) = store.layer(layer);
+                Some(Pages { keys, values, block_size: BLOCK })
+            }
+        }
+    }
+
     /// The first `len` tokens of a sequence in one layer.
     pub fn cached<'a>(&'a self, layer: usize, table: &'a [u32], len: usize) -> Cached<'a> {
         Cached { store: self, layer, table, len }
@@ -77,17 +88,24 @@ pub struct Cached<'a> {
     len: usize,
 }
 
-/// Blocks in tensors of the device, for a kernel that follows the table itself.
+/// One layer of a cache in tensors of the device, for kernels that follow block tables themselves.
 #[derive(Clone, Copy)]
-pub struct Paged<'a> {
+pub struct Pages<'a> {
     /// `[blocks * block_size, kv_heads, head_dim]`, of the cache's type.
     pub keys: &'a Tensor,
     /// As `keys`.
     pub values: &'a Tensor,
-    /// The sequence's blocks in order.
-    pub table: &'a [u32],
     /// Tokens in a block.
     pub block_size: usize,
+}
+
+/// The part of it that one sequence has.
+#[derive(Clone, Copy)]
+pub struct Paged<'a> {
+    /// Where its blocks lie.
+    pub pages: Pages<'a>,
+    /// The sequence's blocks in order.
+    pub table: &'a [u32],
 }
 
 impl<'a> Cached<'a> {
@@ -122,13 +140,7 @@ impl<'a> Cached<'a> {
 
     /// The device's tensors; `None` for a cache in the layout of the CPU's kernels.
     pub fn paged(&self) -> Option<Paged<'a>> {
-        match &self.store.blocks {
-            Blocks::Host(_) => None,
-            Blocks::Tensors(store) => {
-                let (keys, values) = store.layer(self.layer);
-                Some(Paged { keys, values, table: self.table, block_size: BLOCK })
-            }
-        }
+        self.store.pages(self.layer).map(|pages| Paged { pages, table: self.table })
     }
 
     /// The blocks in the host's memory; `None` for a cache in tensors.

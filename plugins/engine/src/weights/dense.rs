@@ -8,7 +8,7 @@ use std::io;
 
 use candle_core::quantized::k_quants::{BlockQ8_0, GgmlType as _};
 use candle_core::quantized::{QStorage, QTensor, QuantizedType};
-use candle_core::{Device, Error};
+use candle_core::{DType, Device, Error};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
@@ -22,7 +22,7 @@ const CHUNK: usize = 1 << 18;
 
 /// Why a tensor could not be read.
 #[derive(Debug)]
-pub(crate) enum ReadError {
+pub enum ReadError {
     /// The file failed; `UnexpectedEof` if it has become shorter.
     Io(io::Error),
     /// The tensor library did.
@@ -96,6 +96,29 @@ enum Float {
     F32,
     F16,
     BF16,
+}
+
+/// The element type of floats that a device may take as they are stored.
+pub(crate) fn stored_type(ty: ElementType) -> Option<DType> {
+    match Float::of(ty)? {
+        Float::F64 => None,
+        Float::F32 => Some(DType::F32),
+        Float::F16 => Some(DType::F16),
+        Float::BF16 => Some(DType::BF16),
+    }
+}
+
+/// The bytes of a tensor, piece by piece.
+pub(crate) fn in_pieces<'a>(
+    file: &'a File,
+    entry: &TensorEntry,
+) -> impl FnMut(&mut [u8]) -> io::Result<()> + 'a {
+    let mut at = entry.offset;
+    move |bytes| {
+        read_at(file, bytes, at)?;
+        at += bytes.len() as u64;
+        Ok(())
+    }
 }
 
 impl Float {

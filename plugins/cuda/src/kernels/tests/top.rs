@@ -1,8 +1,9 @@
 //! The best of the logits.
 
 use candle_core::{DType, Tensor};
+use sconce_engine::ops::{Best, Edits};
 
-use super::super::{Best, Edit, MAX_TOP, Masks};
+use super::super::MAX_TOP;
 use super::{Bench, Random, TYPES, bench, rounded};
 
 /// The answer by sorting. `rows`: the logits after edits and masks.
@@ -58,7 +59,7 @@ fn the_best_of_every_type_and_size() {
             let rows = logits(&mut Random(vocab as u64), 3, vocab, levels, dtype);
             let x = tensor(&bench, &rows, dtype);
             for k in [1, 2, 20, MAX_TOP].into_iter().filter(|k| *k <= vocab) {
-                let got = bench.kernels.top(&x, k, &[], None).expect("the best");
+                let got = bench.kernels.top(&x, k, Edits::default()).expect("the best");
                 check(&got, &sorted(&rows, k), &format!("{k} of {vocab} {}", dtype.as_str()));
             }
         }
@@ -73,7 +74,8 @@ fn the_best_of_a_large_vocabulary() {
     // The best in one place; in the other row all logits are equal.
     rows[0][200_000..200_064].fill(30.0);
     rows[1].fill(-3.5);
-    let got = bench.kernels.top(&tensor(&bench, &rows, DType::F32), MAX_TOP, &[], None).expect("the best");
+    let got =
+        bench.kernels.top(&tensor(&bench, &rows, DType::F32), MAX_TOP, Edits::default()).expect("the best");
     check(&got, &sorted(&rows, MAX_TOP), "a large vocabulary");
 }
 
@@ -85,8 +87,10 @@ fn sorted_rows_do_not_overflow_the_list() {
         let value = |i: usize| if i.is_multiple_of(stride) { i as f32 } else { -1.0 };
         let rows =
             vec![(0..16_384).map(value).collect::<Vec<f32>>(), (0..16_384).map(|i| -(i as f32)).collect()];
-        let got =
-            bench.kernels.top(&tensor(&bench, &rows, DType::F32), MAX_TOP, &[], None).expect("the best");
+        let got = bench
+            .kernels
+            .top(&tensor(&bench, &rows, DType::F32), MAX_TOP, Edits::default())
+            .expect("the best");
         check(&got, &sorted(&rows, MAX_TOP), "sorted rows");
     }
 }
@@ -95,7 +99,7 @@ fn sorted_rows_do_not_overflow_the_list() {
 fn zeros_of_both_signs_are_equal() {
     let Some(bench) = bench() else { return };
     let rows = vec![vec![-1.0, -0.0, 0.0, -0.0, 0.0]];
-    let got = bench.kernels.top(&tensor(&bench, &rows, DType::F32), 4, &[], None).expect("the best");
+    let got = bench.kernels.top(&tensor(&bench, &rows, DType::F32), 4, Edits::default()).expect("the best");
     assert_eq!(got.ids, [1, 2, 3, 4]);
 }
 
@@ -109,7 +113,7 @@ fn infinities_are_values() {
     ];
     let x = tensor(&bench, &rows, DType::F32);
     for k in [1, 4] {
-        let got = bench.kernels.top(&x, k, &[], None).expect("the best");
+        let got = bench.kernels.top(&x, k, Edits::default()).expect("the best");
         check(&got, &sorted(&rows, k), "infinities");
     }
 }
@@ -123,11 +127,23 @@ fn a_nan_is_told_whatever_its_sign() {
             rows[1][at] = nan;
             let x = Tensor::new(rows.clone(), &bench.device).expect("logits");
             for k in [1, 3] {
-                let got = bench.kernels.top(&x, k, &[], None).expect("the best");
+                let got = bench.kernels.top(&x, k, Edits::default()).expect("the best");
                 assert_eq!(got.ids[..k], sorted(&rows[..1], k).ids, "the other row");
                 assert!(got.ids[k..].iter().all(|id| *id == u32::MAX), "{:?}", got.ids);
                 assert!(got.lse[1].is_nan() && got.values[k..].iter().all(|x| x.is_nan()), "{got:?}");
             }
+        }
+    }
+}
+
+#[test]
+fn an_infinity_hides_no_nan() {
+    let Some(bench) = bench() else { return };
+    for infinity in [f32::INFINITY, f32::NEG_INFINITY] {
+        for nan in [f32::NAN, -f32::NAN] {
+            let x = Tensor::new(&[[infinity, infinity, nan]], &bench.device).expect("logits");
+            let got = bench.kernels.top(&x, 1, Edits::default()).expect("the best");
+            assert!(got.ids == [u32::MAX] && got.lse[0].is_nan(), "{infinity} {nan}: {got:?}");
         }
     }
 }
@@ -139,8 +155,7 @@ fn edits_and_masks_come_before() {
         let (vocab, words) = (5000, 157);
         let mut rows = logits(&mut Random(4), 3, vocab, 1e6, dtype);
         let x = tensor(&bench, &rows, dtype);
-        let edit = |row, token, add| Edit { row, token, add };
-        let edits = [edit(0, 4999, 50.0), edit(2, 0, 15.5), edit(2, 0, 15.25), edit(1, 17, 99.0)];
+        let bias = [(0, 4999, 50.0), (2, 0, 15.5), (2, 0, 15.25), (1, 17, 99.0)];
         // The second row may have the multiples of 3, the first all, the third tokens below 40.
         let mut bits = vec![0u32; 2 * words];
         for token in (0..vocab).step_by(3) {
@@ -148,7 +163,7 @@ fn edits_and_masks_come_before() {
         }
         bits[words] = u32::MAX;
         bits[words + 1] = 0xff;
-        let masks = Masks { words: &bits, rows: &[None, Some(0), Some(words)] };
+        let edits = Edits { bias: &bias, masks: &[(2, words as u32), (1, 0)], words: &bits };
         rows[0][4999] += 50.0;
         rows[2][0] += 15.5 + 15.25;
         for token in 0..vocab {
@@ -160,11 +175,11 @@ fn edits_and_masks_come_before() {
             }
         }
         for k in [1, 64] {
-            let got = bench.kernels.top(&x, k, &edits, Some(masks)).expect("the best");
+            let got = bench.kernels.top(&x, k, edits).expect("the best");
             check(&got, &sorted(&rows, k), "edited");
         }
         // The logits themselves are as they were.
-        let plain = bench.kernels.top(&x, 1, &[], None).expect("the best");
+        let plain = bench.kernels.top(&x, 1, Edits::default()).expect("the best");
         assert!(plain.values[0] <= 20.0, "{plain:?}");
     }
 }
@@ -173,16 +188,17 @@ fn edits_and_masks_come_before() {
 fn what_is_beyond_the_rows_is_refused() {
     let Some(bench) = bench() else { return };
     let x = tensor(&bench, &[vec![0.0; 40], vec![0.0; 40]], DType::F32);
-    let top =
-        |k, edits: &[Edit], masks| bench.kernels.top(&x, k, edits, masks).map_err(|error| error.to_string());
-    assert!(top(0, &[], None).is_err());
-    assert!(top(41, &[], None).is_err());
-    assert!(top(65, &[], None).is_err_and(|error| error.contains("64")));
-    for edit in [Edit { row: 2, token: 0, add: 0.0 }, Edit { row: 0, token: 40, add: 0.0 }] {
-        assert!(top(1, &[edit], None).is_err_and(|error| error.contains("edit")));
+    let top = |k, edits| bench.kernels.top(&x, k, edits).map_err(|error| error.to_string());
+    assert!(top(0, Edits::default()).is_err());
+    assert!(top(41, Edits::default()).is_err());
+    assert!(top(65, Edits::default()).is_err_and(|error| error.contains("64")));
+    for bias in [(2, 0, 0.0), (0, 40, 0.0)] {
+        assert!(
+            top(1, Edits { bias: &[bias], ..Edits::default() }).is_err_and(|error| error.contains("bias"))
+        );
     }
-    let words = [0u32; 3];
-    for rows in [&[None, Some(2)][..], &[Some(0)], &[Some(usize::MAX), None]] {
-        assert!(top(1, &[], Some(Masks { words: &words, rows })).is_err_and(|error| error.contains("mask")));
+    for masks in [&[(0, 2)][..], &[(2, 0)], &[(0, u32::MAX)], &[(1, 0), (1, 1)]] {
+        let edits = Edits { masks, words: &[0; 3], ..Edits::default() };
+        assert!(top(1, edits).is_err_and(|error| error.contains("mask")), "{masks:?}");
     }
 }
