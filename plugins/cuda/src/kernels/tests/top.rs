@@ -166,14 +166,14 @@ fn edits_and_masks_come_before() {
         let edits = Edits { bias: &bias, masks: &[(2, words as u32), (1, 0)], words: &bits };
         rows[0][4999] += 50.0;
         rows[2][0] += 15.5 + 15.25;
-        for token in 0..vocab {
-            if !token.is_multiple_of(3) {
-                rows[1][token] = f32::NEG_INFINITY;
-            }
-            if token >= 40 {
-                rows[2][token] = f32::NEG_INFINITY;
-            }
-        }
+        let hide = |row: &mut Vec<f32>, hidden: fn(usize) -> bool| {
+            row.iter_mut()
+                .enumerate()
+                .filter(|(token, _)| hidden(*token))
+                .for_each(|(_, x)| *x = f32::NEG_INFINITY);
+        };
+        hide(&mut rows[1], |token| !token.is_multiple_of(3));
+        hide(&mut rows[2], |token| token >= 40);
         for k in [1, 64] {
             let got = bench.kernels.top(&x, k, edits).expect("the best");
             check(&got, &sorted(&rows, k), "edited");
@@ -188,7 +188,7 @@ fn edits_and_masks_come_before() {
 fn what_is_beyond_the_rows_is_refused() {
     let Some(bench) = bench() else { return };
     let x = tensor(&bench, &[vec![0.0; 40], vec![0.0; 40]], DType::F32);
-    let top = |k, edits| bench.kernels.top(&x, k, edits).map_err(|error| error.to_string());
+    let top = |k, edits: Edits<'_>| bench.kernels.top(&x, k, edits).map_err(|error| error.to_string());
     assert!(top(0, Edits::default()).is_err());
     assert!(top(41, Edits::default()).is_err());
     assert!(top(65, Edits::default()).is_err_and(|error| error.contains("64")));
