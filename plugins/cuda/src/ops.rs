@@ -7,16 +7,16 @@ use candle_core::quantized::cuda::set_force_dmmv;
 use candle_core::{CudaDevice, DType, Error, Result, Tensor};
 use sconce_engine::Linear;
 use sconce_engine::ops::{
-    Best, CandleOps, Edits, Fault, Heads, Norm, Ops, Pages, Pick, Placed, Prepared, RopeRows, Scoring, Span,
-    Upload, pick,
+    CandleOps, Fault, Norm, Ops, Pages, Pick, Placed, Prepared, RopeRows, Scoring, Span, Upload,
 };
 use sconce_formats::Activation;
 use sconce_plugin_api::sdk::codes::caps;
 
-use crate::kernels::{self, Edit, Kernels, MAX_TOP, MOST_HEAD_DIM, MOST_VOCAB, Masks, Plan, Sequence};
+use crate::kernels::{Kernels, Plan, serves};
+use crate::switches::Switches;
 use crate::upload::Uploader;
 
-/// What these operations add to an executor's capabilities.
+/// What these operations add to an executor's capabilities; candle's alone pick no logits.
 pub const CAPS: u64 = caps::STICKY | caps::TOPK;
 
 /// The operations of the CUDA backend.
@@ -42,6 +42,12 @@ impl CudaOps {
         };
         let uploader = Uploader::new(device.clone());
         Ok(CudaOps { device, uploader, dequantise: switches.dequantise, own })
+    }
+
+    /// This crate's kernels and the plan they made of the step, if they serve heads of this size.
+    fn planned<'a>(&'a self, prepared: &'a Prepared, head_dim: usize) -> Option<(&'a Kernels, &'a Plan)> {
+        let plan = prepared.as_ref()?.downcast_ref()?;
+        self.own.as_ref().filter(|_| serves(head_dim)).map(|kernels| (kernels, plan))
     }
 }
 
@@ -69,9 +75,16 @@ impl Ops for CudaOps {
         }
     }
 
+    fn rope(&self, x: &Tensor, rows: &RopeRows) -> Result<Tensor> {
+        match &self.own {
+            Some(kernels) => kernels.rope(x, rows),
+            None => CandleOps.rope(x, rows),
+        }
+    }
+
     fn ropes(&self, q: &Tensor, k: &Tensor, rows: &RopeRows) -> Result<(Tensor, Tensor)> {
         match &self.own {
-            Some(kernels) => kernels.rope(q, k, rows),
+            Some(kernels) => kernels.rope_both(q, k, rows),
             None => CandleOps.ropes(q, k, rows),
         }
     }
@@ -90,17 +103,16 @@ impl Ops for CudaOps {
         }
     }
 
-    fn prepare(&self, spans: &[Placed<'_>], heads: Heads) -> Result<Prepared> {
-        let served = heads.dim.is_multiple_of(8) && heads.dim <= MOST_HEAD_DIM;
-        let Some(kernels) = self.own.as_ref().filter(|_| served) else { return Ok(None) };
-        Ok(Some(Box::new(Planned { plan: Plan::new(kernels, spans, heads)?, kernels: kernels.clone() })))
+    fn prepare(&self, spans: &[Placed<'_>]) -> Result<Prepared> {
+        match &self.own {
+            Some(kernels) => Ok(Some(Box::new(Plan::new(kernels, spans)?))),
+            None => Ok(None),
+        }
     }
 
     fn append(&self, keys: &Tensor, values: &Tensor, to: Pages<'_>, prepared: &Prepared) -> Result<bool> {
-        match planned(prepared) {
-            Some(Planned { plan, kernels }) => {
-                kernels.append(keys, values, (to.keys, to.values), plan).map(|()| true)
-            }
+        match self.planned(prepared, keys.dim(2)?) {
+            Some((kernels, plan)) => kernels.append(keys, values, to, plan).map(|()| true),
             None => Ok(false),
         }
     }
@@ -114,10 +126,8 @@ impl Ops for CudaOps {
     ) -> Result<Tensor> {
         // All spans lie in one layer of one cache.
         let pages = spans.first().and_then(|span| span.cached.paged()).map(|paged| paged.pages);
-        match (planned(prepared), pages) {
-            (Some(Planned { plan, kernels }), Some(pages)) => {
-                kernels.attention(q, plan, (pages.keys, pages.values), scoring)
-            }
+        match (self.planned(prepared, q.dim(2)?), pages) {
+            (Some((kernels, plan)), Some(pages)) => kernels.attention(q, plan, pages, scoring),
             _ => CandleOps.attention(q, spans, scoring, prepared),
         }
     }
@@ -131,7 +141,10 @@ impl Ops for CudaOps {
     }
 
     fn caps(&self) -> u64 {
-        CAPS
+        match self.own {
+            Some(_) => CAPS,
+            None => CAPS & !caps::TOPK,
+        }
     }
 
     fn finish(&self) -> Result<()> {
@@ -152,28 +165,6 @@ impl Ops for CudaOps {
             _ => Fault::Other,
         }
     }
-}
-
-impl Pick for CudaOps {
-    fn best(&self, logits: &Tensor, k: usize, edits: Edits<'_>) -> Result<Best> {
-        let (rows, vocab) = logits.dims2()?;
-        if k > MAX_TOP || vocab > MOST_VOCAB {
-            let rows = logits.to_dtype(DType::F32)?.to_vec2()?;
-            return Ok(pick::on_host(rows, k, edits));
-        }
-        let added = |(row, token, add): &(u32, u32, f32)| Edit { row: *row, token: *token, add: *add };
-        let added: Vec<Edit> = edits.bias.iter().map(added).collect();
-        let mut masked = vec![None; rows];
-        edits.masks.iter().for_each(|(row, offset)| masked[*row as usize] = Some(*offset as usize));
-        let masks = Masks { words: edits.words, rows: &masked };
-        let best = self.kernels.top(logits, k.min(vocab), &added, Some(masks))?;
-        Ok(Best { ids: best.ids, values: best.values, lse: best.lse })
-    }
-}
-
-/// What [`CudaOps::prepare`] made; `None` for heads that the kernels do not serve.
-fn plan(prepared: &Prepared) -> Option<&Plan> {
-    prepared.as_ref()?.downcast_ref()
 }
 
 /// The error of CUDA behind one of candle's.

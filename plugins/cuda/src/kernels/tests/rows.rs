@@ -144,7 +144,8 @@ fn check_rope(
         dim,
     };
     let part = |first, count| x.narrow(1, first, count).expect("some heads");
-    let (q, k) = bench.kernels.rope(&part(0, q_heads), &part(q_heads, k_heads), &rows).expect("rope");
+    let (q, k) = bench.kernels.rope_both(&part(0, q_heads), &part(q_heads, k_heads), &rows).expect("rope");
+    let alone = bench.kernels.rope(&part(q_heads, k_heads), &rows).expect("rope");
     let token = (q_heads + k_heads) * head_dim;
     let split = |range: std::ops::Range<usize>| -> Vec<f64> {
         fused
@@ -155,7 +156,7 @@ fn check_rope(
     };
     let what = format!("{head_dim} {dim} {layout:?} {} {}", dtype.as_str(), table.as_str());
     let tolerance = 1e-6 + precision(dtype);
-    for (got, heads, first) in [(q, q_heads, 0), (k, k_heads, q_heads)] {
+    for (got, heads, first) in [(q, q_heads, 0), (k, k_heads, q_heads), (alone, k_heads, q_heads)] {
         let right = turned(&split(first..first + heads), (&cos, &sin), (heads, head_dim, dim), layout);
         check(&got, &right, tolerance, &what);
     }
