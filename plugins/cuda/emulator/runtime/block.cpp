@@ -53,6 +53,7 @@ struct Barrier {
 struct Block {
     const Launch* launch = nullptr;
     unsigned threads = 0, begun = 0, alive = 0;
+    Extent last_index{};  // of the thread begun last
     Fiber* current = nullptr;
     void* host = nullptr;  // where `run` waits
     int error = 0;
@@ -193,13 +194,30 @@ void thread_exits(unsigned thread) {
     if (!all.waiting.empty() && all.waiting.size() == block.alive) release(all);
 }
 
+// The index after this one in a block of this size: cheaper than dividing.
+Extent after(Extent index, const Extent& size) {
+    if (++index.x < size.x) return index;
+    index.x = 0;
+    if (++index.y < size.y) return index;
+    index.y = 0;
+    index.z++;
+    return index;
+}
+
 void run_next_thread() {
     const unsigned turn = block.begun++;
-    const unsigned thread = launch_options.reverse ? block.threads - 1 - turn : turn;
     const Extent& size = block.launch->block;
     Fiber* self = block.current;
-    self->thread = thread;
-    self->index = {thread % size.x, thread / size.x % size.y, thread / size.x / size.y};
+    if (launch_options.reverse) {
+        const unsigned thread = block.threads - 1 - turn;
+        self->thread = thread;
+        self->index = {thread % size.x, thread / size.x % size.y, thread / size.x / size.y};
+    } else {
+        self->thread = turn;
+        self->index = turn ? after(block.last_index, size) : Extent{0, 0, 0};
+        block.last_index = self->index;
+    }
+    const unsigned thread = self->thread;
     sconce_thread_index = self->index;
     block.launch->kernel->body(block.launch->arguments);
     thread_exits(thread);
