@@ -207,18 +207,19 @@ Extent after(Extent index, const Extent& size) {
 void run_next_thread() {
     const unsigned turn = block.begun++;
     const Extent& size = block.launch->block;
-    Fiber* self = block.current;
+    unsigned thread = turn;
+    Extent index{0, 0, 0};
     if (launch_options.reverse) {
-        const unsigned thread = block.threads - 1 - turn;
-        self->thread = thread;
-        self->index = {thread % size.x, thread / size.x % size.y, thread / size.x / size.y};
-    } else {
-        self->thread = turn;
-        self->index = turn ? after(block.last_index, size) : Extent{0, 0, 0};
-        block.last_index = self->index;
+        thread = block.threads - 1 - turn;
+        index = {thread % size.x, thread / size.x % size.y, thread / size.x / size.y};
+    } else if (turn > 0) {
+        index = after(block.last_index, size);
     }
-    const unsigned thread = self->thread;
-    sconce_thread_index = self->index;
+    // Stored from registers: a copy of what was just stored in parts would wait for the stores.
+    block.last_index = index;
+    block.current->index = index;
+    block.current->thread = thread;
+    sconce_thread_index = index;
     block.launch->kernel->body(block.launch->arguments);
     thread_exits(thread);
 }
