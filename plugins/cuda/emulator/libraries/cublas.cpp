@@ -13,7 +13,14 @@ API int cuCtxGetDevice(int* device);
 
 namespace {
 
-enum Status { kSuccess = 0, kNotInitialized = 1, kInvalidValue = 7, kExecutionFailed = 13, kInternalError = 14, kNotSupported = 15 };
+enum Status {
+    kSuccess = 0,
+    kNotInitialized = 1,
+    kInvalidValue = 7,
+    kExecutionFailed = 13,
+    kInternalError = 14,
+    kNotSupported = 15,
+};
 enum Type { kF32 = 0, kF64 = 1, kF16 = 2, kBf16 = 14 };
 enum Compute { kCompute16F = 64, kCompute16FPedantic = 65, kCompute64F = 70, kCompute64FPedantic = 71, kCompute32I = 72 };
 
@@ -116,9 +123,10 @@ void multiply_one(const Product& p, const In* a, const In* b, Out* c) {
 
 template <class In, class Out, class Sum>
 void multiply_all(const Product& p) {
+    const In *a = static_cast<const In*>(p.a.data), *b = static_cast<const In*>(p.b.data);
+    Out* c = static_cast<Out*>(const_cast<void*>(p.c.data));
     for (int i = 0; i < p.batch; i++)
-        multiply_one<In, Out, Sum>(p, static_cast<const In*>(p.a.data) + i * p.a.stride, static_cast<const In*>(p.b.data) + i * p.b.stride,
-                                   static_cast<Out*>(const_cast<void*>(p.c.data)) + i * p.c.stride);
+        multiply_one<In, Out, Sum>(p, a + i * p.a.stride, b + i * p.b.stride, c + i * p.c.stride);
 }
 
 using Multiply = void (*)(const Product&);
@@ -181,28 +189,32 @@ API int cublasSetPointerMode_v2(Handle* handle, int mode) {
 }
 API int cublasSetWorkspace_v2(Handle*, void*, size_t) { return kSuccess; }
 
-API int cublasGemmStridedBatchedEx(Handle* handle, int ta, int tb, int m, int n, int k, const void* alpha, const void* a, int a_type,
-                                   int lda, long long stride_a, const void* b, int b_type, int ldb, long long stride_b,
-                                   const void* beta, void* c, int c_type, int ldc, long long stride_c, int batch, int compute, int) {
-    return enqueue(handle, {m, n, k, batch, scalar(alpha, compute), scalar(beta, compute), {a, a_type, lda, stride_a, ta != 0},
-                            {b, b_type, ldb, stride_b, tb != 0}, {c, c_type, ldc, stride_c, false}});
+API int cublasGemmStridedBatchedEx(Handle* handle, int ta, int tb, int m, int n, int k, const void* alpha, const void* a,
+                                   int a_type, int lda, long long stride_a, const void* b, int b_type, int ldb,
+                                   long long stride_b, const void* beta, void* c, int c_type, int ldc, long long stride_c,
+                                   int batch, int compute, int) {
+    const Matrix in_a{a, a_type, lda, stride_a, ta != 0}, in_b{b, b_type, ldb, stride_b, tb != 0};
+    const Matrix out{c, c_type, ldc, stride_c, false};
+    return enqueue(handle, {m, n, k, batch, scalar(alpha, compute), scalar(beta, compute), in_a, in_b, out});
 }
 API int cublasGemmEx(Handle* handle, int ta, int tb, int m, int n, int k, const void* alpha, const void* a, int a_type, int lda,
-                     const void* b, int b_type, int ldb, const void* beta, void* c, int c_type, int ldc, int compute, int algorithm) {
-    return cublasGemmStridedBatchedEx(handle, ta, tb, m, n, k, alpha, a, a_type, lda, 0, b, b_type, ldb, 0, beta, c, c_type, ldc, 0, 1,
-                                      compute, algorithm);
+                     const void* b, int b_type, int ldb, const void* beta, void* c, int c_type, int ldc, int compute, int) {
+    return cublasGemmStridedBatchedEx(handle, ta, tb, m, n, k, alpha, a, a_type, lda, 0, b, b_type, ldb, 0, beta, c, c_type, ldc,
+                                      0, 1, compute, 0);
 }
 
-#define SCONCE_GEMM(letter, T, type) \
-    API int cublas##letter##gemmStridedBatched(Handle* handle, int ta, int tb, int m, int n, int k, const T* alpha, const T* a, \
-                                               int lda, long long stride_a, const T* b, int ldb, long long stride_b, \
-                                               const T* beta, T* c, int ldc, long long stride_c, int batch) { \
-        return enqueue(handle, {m, n, k, batch, double(*alpha), double(*beta), {a, type, lda, stride_a, ta != 0}, \
-                                {b, type, ldb, stride_b, tb != 0}, {c, type, ldc, stride_c, false}}); \
-    } \
+#define SCONCE_GEMM(letter, T, type)                                                                                          \
+    API int cublas##letter##gemmStridedBatched(Handle* handle, int ta, int tb, int m, int n, int k, const T* alpha,           \
+                                               const T* a, int lda, long long stride_a, const T* b, int ldb,                  \
+                                               long long stride_b, const T* beta, T* c, int ldc, long long stride_c,          \
+                                               int batch) {                                                                   \
+        const Matrix in_a{a, type, lda, stride_a, ta != 0}, in_b{b, type, ldb, stride_b, tb != 0};                            \
+        const Matrix out{c, type, ldc, stride_c, false};                                                                      \
+        return enqueue(handle, {m, n, k, batch, double(*alpha), double(*beta), in_a, in_b, out});                             \
+    }                                                                                                                         \
     API int cublas##letter##gemm_v2(Handle* handle, int ta, int tb, int m, int n, int k, const T* alpha, const T* a, int lda, \
-                                    const T* b, int ldb, const T* beta, T* c, int ldc) { \
-        return cublas##letter##gemmStridedBatched(handle, ta, tb, m, n, k, alpha, a, lda, 0, b, ldb, 0, beta, c, ldc, 0, 1); \
+                                    const T* b, int ldb, const T* beta, T* c, int ldc) {                                      \
+        return cublas##letter##gemmStridedBatched(handle, ta, tb, m, n, k, alpha, a, lda, 0, b, ldb, 0, beta, c, ldc, 0, 1);  \
     }
 SCONCE_GEMM(S, float, kF32)
 SCONCE_GEMM(D, double, kF64)

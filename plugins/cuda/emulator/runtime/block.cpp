@@ -101,7 +101,8 @@ void report_warp(unsigned number, const Warp& warp) {
         unsigned lanes = 0;
         for (unsigned lane = 0; lane < 32; lane++)
             if ((rest >> lane & 1) && warp.mask[lane] == mask) lanes |= 1u << lane;
-        std::fprintf(stderr, "  lanes 0x%08x of warp %u wait for the lanes 0x%08x (exited: 0x%08x)\n", lanes, number, mask, ~warp.alive);
+        std::fprintf(stderr, "  lanes 0x%08x of warp %u wait for the lanes 0x%08x (exited: 0x%08x)\n", lanes, number, mask,
+                     ~warp.alive);
         rest &= ~lanes;
     }
 }

@@ -22,7 +22,8 @@ static void shuffles() {
 static void sums(unsigned threads, int used) {
     sconce::Buffer<float> x(size_t(used) * 3), out(3);
     for (size_t i = 0; i < x.size(); i++) x[i] = float(i % 11);
-    sconce::launch("tree_sum", {3, 1, 1}, {threads, 1, 1}, size_t(used) * 4, static_cast<const float*>(x.data()), out.data(), used);
+    const float* from = x.data();
+    sconce::launch("tree_sum", {3, 1, 1}, {threads, 1, 1}, size_t(used) * sizeof(float), from, out.data(), used);
     for (int block = 0; block < 3; block++) {
         float expected = 0;
         for (int i = 0; i < used; i++) expected += x[size_t(block * used + i)];
