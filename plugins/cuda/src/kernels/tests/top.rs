@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 use sconce_engine::ops::{Best, Edits, pick};
 
-use super::super::MAX_TOP;
+use super::super::top::MAX_TOP;
 use super::{Bench, Random, TYPES, bench, rounded};
 
 /// The answer of the host. `rows`: the logits after edits and masks.
