@@ -7,7 +7,7 @@
 // A token that is not written, for steps padded to a fixed size.
 constexpr unsigned NO_SLOT = 0xffffffffu;
 
-// Grid: (tokens, pieces of 8 elements / blockDim, keys and values). No shared memory.
+// Grid: (tokens, pieces of 8 elements / blockDim, keys and values). No shared memory, at most 22 registers.
 //
 // `keys`, `values`: `[tokens, width]`, neighbouring tokens `*_stride` elements apart. `to_*`: `[rows, width]`.
 template <class From, class To>

@@ -163,11 +163,11 @@ template <class T, int HEADS, int LANES> __device__ __forceinline__ void decode(
         float weight = 0.0f, shrink = 1.0f;
         if (token < to) {
             if (own > state.highest) {
-                shrink = exp2f(state.highest - own);
+                shrink = power_of_two(state.highest - own);
                 state.highest = own;
             }
             // A NaN is not larger than anything, and stays one here.
-            weight = exp2f(own - state.highest);
+            weight = power_of_two(own - state.highest);
             state.sum = state.sum * shrink + weight;
         }
         // A maximum is rarely exceeded once some tokens have passed.
@@ -195,7 +195,7 @@ template <class T, int HEADS, int LANES> __device__ __forceinline__ void decode(
     for (int step = LANES; step < 32; step *= 2) {
         const float other = __shfl_xor_sync(ALL_LANES, state.highest, step);
         const float highest = fmaxf(state.highest, other);
-        const float shrink = exp2f(state.highest - highest);
+        const float shrink = power_of_two(state.highest - highest);
         state.highest = highest;
         state.sum *= shrink;
         state.sum += __shfl_xor_sync(ALL_LANES, state.sum, step);
@@ -231,7 +231,7 @@ template <class T, int HEADS, int LANES> __device__ __forceinline__ void decode(
         for (int w = 0; w < WARPS; w++) highest = fmaxf(highest, warp_highest[w][h]);
 #pragma unroll
         for (int w = 0; w < WARPS; w++) {
-            const float shrink = exp2f(warp_highest[w][h] - highest);
+            const float shrink = power_of_two(warp_highest[w][h] - highest);
             sum += warp_sums[w][h] * shrink;
             out += joined[(w * HEADS + h) * a.head_dim + e] * shrink;
         }
@@ -250,6 +250,7 @@ template <class T, int HEADS, int LANES> __device__ __forceinline__ void decode(
 }
 
 // Grid: (splits, kv_heads * parts of a group, spans). Block: 128. Static shared memory: 32 KiB and the warps' sums.
+// Registers with nvcc 13.0 for 8.0 to 12.0, none spilled: at most 58 for one head, 78 for two, 106 for four, 168 for eight.
 // `head_dim`: a multiple of 8, more than LANES * 4 (or LANES is 8) and at most LANES * 8.
 #define DECODE(NAME, T, HEADS, LANES)                                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                             \
@@ -283,7 +284,7 @@ extern "C" __global__ void sconce_join_splits(const float *parts, const float *s
     float sum = 0.0f, total = 0.0f;
     for (int i = 0; i < splits; i++) {
         // A split without tokens wrote zeros, and its maximum makes the weight 0.
-        const float weight = exp2f(sums[(first + i) * 2] - highest);
+        const float weight = power_of_two(sums[(first + i) * 2] - highest);
         sum += sums[(first + i) * 2 + 1] * weight;
         total += parts[(first + i) * head_dim + e] * weight;
     }

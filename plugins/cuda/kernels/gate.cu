@@ -18,7 +18,7 @@ __device__ __forceinline__ float activate(float x, int kind) {
     }
 }
 
-// Grid: (rows, ceil(n / 8 / blockDim) or ceil(n / blockDim)). No shared memory.
+// Grid: (rows, ceil(n / 8 / blockDim) or ceil(n / blockDim)). No shared memory, at most 40 registers.
 //
 // `gate`, `up`: rows of `n`, `gate_stride` and `up_stride` elements apart; `out`: `[rows, n]`. `wide`: eight elements
 // per thread; everything is then a multiple of 8 elements and starts at a multiple of 16 bytes. `up` null: the

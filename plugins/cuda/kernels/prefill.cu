@@ -132,7 +132,7 @@ template <class T, int WIDTH, int KEYS> __device__ __forceinline__ void prefill(
             most[r] = fmaxf(most[r], __shfl_xor_sync(ALL_LANES, most[r], 2));
             const float before = highest[r];
             highest[r] = fmaxf(before, most[r]);
-            const float shrink = exp2f(before - highest[r]);
+            const float shrink = power_of_two(before - highest[r]);
             sum[r] *= shrink;
 #pragma unroll
             for (int i = 0; i < WIDTH / 8; i++) {
@@ -144,7 +144,7 @@ template <class T, int WIDTH, int KEYS> __device__ __forceinline__ void prefill(
         for (int i = 0; i < KEYS / 8; i++)
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                s[i][j] = exp2f(s[i][j] - highest[j / 2]);
+                s[i][j] = power_of_two(s[i][j] - highest[j / 2]);
                 sum[j / 2] += s[i][j];
             }
 
@@ -183,7 +183,8 @@ template <class T, int WIDTH, int KEYS> __device__ __forceinline__ void prefill(
     }
 }
 
-// Grid: (tiles, kv_heads). Block: 128. Dynamic shared memory: (64 + 2 * KEYS) * (WIDTH + 8) * 2 bytes.
+// Grid: (tiles, kv_heads). Block: 128. Dynamic shared memory: (64 + 2 * KEYS) * (WIDTH + 8) * 2 bytes: 27, 39, 51 and
+// 66 KiB for the widths below. Registers with nvcc 13.0 for 8.0 to 12.0, none spilled: at most 148, 166, 211 and 247.
 #define PREFILL(NAME, T, WIDTH, KEYS)                                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS) sconce_prefill_##NAME##_##WIDTH(PREFILL_PARAMETERS(T)) {           \
         const Prefill a = PREFILL_ARGUMENTS;                                                                          \

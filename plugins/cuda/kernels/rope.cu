@@ -5,7 +5,7 @@
 // Source: Su et al. 2021, section 3.4.2.
 #include "common.cuh"
 
-// Grid: (tokens, ceil(heads of both * head_dim / 2 / blockDim)). No shared memory.
+// Grid: (tokens, ceil(heads of both * head_dim / 2 / blockDim)). No shared memory, at most 24 registers.
 //
 // `q`: `[tokens, q_heads, head_dim]` with `q_stride` elements between tokens, `k` alike; `q_out`, `k_out` without
 // gaps. `cos`, `sin`: `[tokens, dim / 2]` of type `table_type`. The leading `dim` elements of a head are turned, the

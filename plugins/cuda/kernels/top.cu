@@ -96,7 +96,7 @@ __device__ __forceinline__ void select(At at, int n, int k, Candidate own, Selec
     }
 }
 
-// Grid: (segments, rows). Block: 256. Static shared memory: 18.5 KiB.
+// Grid: (segments, rows). Block: 256. Static shared memory: 18.5 KiB. At most 48 registers.
 //
 // `logits`: `[rows, vocab]`. `mask_of`: `[rows]`, the first word of a row's mask in `masks`, or NO_MASK; null: no
 // masks. A set bit allows a token. `best`: `[rows, k, segments]`. `sums`: `[rows, segments, 2]`, the largest logit and
@@ -161,7 +161,7 @@ TOP(f32, float)
 TOP(f16, __half)
 TOP(bf16, __nv_bfloat16)
 
-// Joins the segments. Grid: (rows). Block: 256. Static shared memory: 18.5 KiB.
+// Joins the segments. Grid: (rows). Block: 256. Static shared memory: 18.5 KiB. At most 48 registers.
 //
 // `answer`: `[rows, 2 k + 1]`, k tokens, k values as bits, the log-sum-exp as bits: one buffer, one copy to the host. A
 // row with a NaN has NO_TOKEN everywhere and NaN for its numbers.
