@@ -47,8 +47,8 @@ __device__ __forceinline__ void gated(const T *gate, const T *up, T *out, int n,
 
 #define GATE(NAME, T)                                                                                                  \
     extern "C" __global__ void sconce_gate_##NAME(const T *gate, const T *up, T *out, int n, int gate_stride, int up_stride, \
-                                           int kind, int wide) {                                                      \
-        gated<T>(gate, up, out, n, gate_stride, up_stride, kind, wide);                                               \
+                                           int kind, int wide) {                                                       \
+        gated<T>(gate, up, out, n, gate_stride, up_stride, kind, wide);                                                \
     }
 
 GATE(f32, float)

@@ -115,9 +115,9 @@ template <class T> __device__ __forceinline__ void prefill(const Prefill &a, con
 // Grid: (tiles, kv_heads). Block: 128. Dynamic shared memory: 4 * (16 * head_dim + 32 * (head_dim + 4) + 16 * 32)
 // bytes, 50.5 KiB for heads of 256. At most 128 registers.
 #define PREFILL_PLAIN(NAME, T)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(THREADS) sconce_prefill_plain_##NAME(PREFILL_PARAMETERS(T)) {               \
-        const Prefill a = PREFILL_ARGUMENTS;                                                                          \
-        prefill<T>(a, keys, values);                                                                                  \
+    extern "C" __global__ void __launch_bounds__(THREADS) sconce_prefill_plain_##NAME(PREFILL_PARAMETERS(T)) {         \
+        const Prefill a = PREFILL_ARGUMENTS;                                                                           \
+        prefill<T>(a, keys, values);                                                                                   \
     }
 
 PREFILL_PLAIN(f32, float)

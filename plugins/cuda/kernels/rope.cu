@@ -39,11 +39,11 @@ __device__ __forceinline__ void rope(const T *q, const T *k, T *q_out, T *k_out,
 }
 
 #define ROPE(NAME, T)                                                                                                  \
-    extern "C" __global__ void sconce_rope_##NAME(const T *q, const T *k, T *q_out, T *k_out, const void *cos,               \
-                                           const void *sin, int table_type, int q_heads, int k_heads, int head_dim,   \
-                                           int dim, int q_stride, int k_stride, int interleaved) {                    \
-        rope<T>(q, k, q_out, k_out, cos, sin, table_type, q_heads, k_heads, head_dim, dim, q_stride, k_stride,        \
-                interleaved);                                                                                         \
+    extern "C" __global__ void sconce_rope_##NAME(const T *q, const T *k, T *q_out, T *k_out, const void *cos,         \
+                                           const void *sin, int table_type, int q_heads, int k_heads, int head_dim,    \
+                                           int dim, int q_stride, int k_stride, int interleaved) {                     \
+        rope<T>(q, k, q_out, k_out, cos, sin, table_type, q_heads, k_heads, head_dim, dim, q_stride, k_stride,         \
+                interleaved);                                                                                          \
     }
 
 ROPE(f32, float)

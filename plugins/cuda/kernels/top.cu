@@ -151,10 +151,10 @@ __device__ __forceinline__ void top_of_segment(const T *logits, const unsigned *
 }
 
 #define TOP(NAME, T)                                                                                                   \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                             \
-        sconce_top_of_segment_##NAME(const T *logits, const unsigned *mask_of, const unsigned *masks, Candidate *best,       \
-                              float *sums, int vocab, int length, int k) {                                            \
-        top_of_segment<T>(logits, mask_of, masks, best, sums, vocab, length, k);                                      \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
+        sconce_top_of_segment_##NAME(const T *logits, const unsigned *mask_of, const unsigned *masks, Candidate *best, \
+                              float *sums, int vocab, int length, int k) {                                             \
+        top_of_segment<T>(logits, mask_of, masks, best, sums, vocab, length, k);                                       \
     }
 
 TOP(f32, float)
@@ -207,8 +207,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // Adds to single logits. Grid: (ceil(edits / blockDim)). No pair of row and token occurs twice.
-extern "C" __global__ void sconce_edit_logits(float *logits, const unsigned *rows, const unsigned *tokens, const float *add,
-                                       int edits, int vocab) {
+extern "C" __global__ void sconce_edit_logits(float *logits, const unsigned *rows, const unsigned *tokens,
+                                              const float *add, int edits, int vocab) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < edits) logits[static_cast<size_t>(rows[i]) * vocab + tokens[i]] += add[i];
 }
