@@ -99,7 +99,7 @@ __device__ __forceinline__ void select(At at, int n, int k, Candidate own, Selec
     }
 }
 
-// Grid: (segments, rows). Block: 256. Static shared memory: 18.5 KiB.
+// Grid: (segments, rows). Block: 256. Static shared memory: 18.5 KiB. At most 48 registers.
 //
 // `logits`: `[rows, vocab]`. `mask_of`: `[rows]`, the first word of a row's mask in `masks`, or NO_MASK; null: no
 // masks. A set bit allows a token. `best`: `[rows, k, segments]`. `sums`: `[rows, segments, 2]`, the largest logit and
@@ -155,17 +155,17 @@ __device__ __forceinline__ void top_of_segment(const T *logits, const unsigned *
 }
 
 #define TOP(NAME, T)                                                                                                   \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                             \
-        sconce_top_of_segment_##NAME(const T *logits, const unsigned *mask_of, const unsigned *masks, Candidate *best,       \
-                              float *sums, int vocab, int length, int k) {                                            \
-        top_of_segment<T>(logits, mask_of, masks, best, sums, vocab, length, k);                                      \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
+        sconce_top_of_segment_##NAME(const T *logits, const unsigned *mask_of, const unsigned *masks, Candidate *best, \
+                              float *sums, int vocab, int length, int k) {                                             \
+        top_of_segment<T>(logits, mask_of, masks, best, sums, vocab, length, k);                                       \
     }
 
 TOP(f32, float)
 TOP(f16, __half)
 TOP(bf16, __nv_bfloat16)
 
-// Joins the segments. Grid: (rows). Block: 256. Static shared memory: 18.5 KiB.
+// Joins the segments. Grid: (rows). Block: 256. Static shared memory: 18.5 KiB. At most 48 registers.
 //
 // `answer`: `[rows, 2 k + 1]`, k tokens, k values as bits, the log-sum-exp as bits: one buffer, one copy to the host.
 // Where there are no more candidates it is NO_TOKEN and minus infinity.
@@ -208,8 +208,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // Adds to single logits. Grid: (ceil(edits / blockDim)). No pair of row and token occurs twice.
-extern "C" __global__ void sconce_edit_logits(float *logits, const unsigned *rows, const unsigned *tokens, const float *add,
-                                       int edits, int vocab) {
+extern "C" __global__ void sconce_edit_logits(float *logits, const unsigned *rows, const unsigned *tokens,
+                                              const float *add, int edits, int vocab) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < edits) logits[static_cast<size_t>(rows[i]) * vocab + tokens[i]] += add[i];
 }

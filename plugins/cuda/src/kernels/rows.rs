@@ -46,6 +46,9 @@ impl Kernels {
             Some(residual) => {
                 let added = Rows::dense(residual, "a residual")?;
                 check_like(added, rows, "a residual")?;
+                if rows.width.is_multiple_of(8) {
+                    added.need_wide("a residual")?;
+                }
                 let sum = self.empty(x.dims(), x.dtype())?;
                 let to = Rows::dense(&sum, "a sum")?.at();
                 (sum, added.at(), to)

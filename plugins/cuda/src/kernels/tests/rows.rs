@@ -98,6 +98,14 @@ fn norms_refuse_what_does_not_fit() {
     }
     let norm = Norm::Rms { weight: zeros(16, DType::F32), epsilon: EPSILON };
     assert!(bench.kernels.add_norm(&x, &x.narrow(0, 0, 1).expect("a row"), &norm).is_err());
+    // Rows that eight elements cannot be loaded from at once.
+    let row =
+        x.flatten_all().and_then(|x| x.narrow(0, 1, 16)).and_then(|x| x.reshape((1, 16))).expect("a row");
+    let straight = x.narrow(0, 0, 1).expect("a row");
+    for (x, residual) in [(&row, &straight), (&straight, &row)] {
+        let refused = bench.kernels.add_norm(x, residual, &norm).map_err(|error| error.to_string());
+        assert!(refused.is_err_and(|error| error.contains("16 bytes")));
+    }
 }
 
 /// Turns heads as the definition says.
