@@ -12,6 +12,7 @@ use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute;
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError, result};
 use candle_core::{CudaDevice, DType, Device};
 use sconce_engine::Target;
+use sconce_formats::memory;
 use sconce_plugin_api::sdk::{Code, Error, Options, Result};
 
 use crate::ops::CudaOps;
@@ -51,6 +52,7 @@ impl Devices {
             compute: COMPUTE,
             free_memory: Box::new(move || context.mem_get_info().ok().map(|(free, _)| free as u64)),
             packed_share: 0.0,
+            kv_share: memory::DEVICE_KV_SHARE,
         })
     }
 
@@ -80,6 +82,9 @@ fn connect(index: u32) -> Result<CudaDevice> {
     };
     let context = device.cuda_stream().context().clone();
     keep_freed(&context).map_err(|error| lost(index, error))?;
+    // Two events for each tensor, which only order the work of several streams.
+    // SAFETY: everything on this device goes to the one stream that was just made with it.
+    unsafe { device.disable_event_tracking() };
     Ok(device)
 }
 
