@@ -127,11 +127,11 @@ impl Run<'_> {
     fn judge(&mut self, oracle: &Oracle) -> Result<Judge, ModelError> {
         let facts = self.facts(oracle)?;
         let gguf = self.source.format == Format::Gguf;
-        let exact = facts.weight_dtype == dtype::F32;
-        let order: &[&'static str] = match (gguf, exact) {
-            (true, true) => &["dequantised", "native"],
-            (true, false) => &["native", "dequantised"],
-            (false, _) => &[],
+        let order: &[&'static str] = match (gguf, facts.weight_dtype) {
+            (true, dtype::F32) => &["dequantised", "native"],
+            // Rounded beyond what the file holds, which its references are not.
+            (true, dtype::BF16) | (false, _) => &[],
+            (true, _) => &["native", "dequantised"],
         };
         if let Some(name) = order.iter().find(|name| oracle.limits.contains_key(**name)) {
             return Ok(Judge { name: (*name).into(), limit: oracle.limits[*name], reference: Some(name) });
