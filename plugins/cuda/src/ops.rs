@@ -40,7 +40,7 @@ impl CudaOps {
             Switches { no_tensor_cores: true, .. } => Some(Kernels::new(&device)?.without_tensor_cores()),
             _ => Some(Kernels::new(&device)?),
         };
-        let uploader = Uploader::new(device.clone());
+        let uploader = Uploader::new(device.clone(), own.is_some());
         Ok(CudaOps { device, uploader, dequantise: switches.dequantise, own })
     }
 

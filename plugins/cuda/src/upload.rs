@@ -25,6 +25,7 @@ const BUFFERS: usize = 3;
 /// The way onto one device.
 pub struct Uploader {
     device: CudaDevice,
+    joins: bool,
     /// Made at the first weight, and given back with the loader's memory.
     ring: Mutex<Option<Ring>>,
 }
@@ -36,9 +37,9 @@ struct Ring {
 }
 
 impl Uploader {
-    /// To this device.
-    pub fn new(device: CudaDevice) -> Self {
-        Uploader { device, ring: Mutex::new(None) }
+    /// To this device. `joins`: whether kernels take outputs with gaps between rows.
+    pub fn new(device: CudaDevice, joins: bool) -> Self {
+        Uploader { device, joins, ring: Mutex::new(None) }
     }
 
     /// Copies `bytes` bytes to the device's memory at `to`, where there is room for them.
@@ -117,6 +118,11 @@ impl Upload for Uploader {
         let to = storage.device_ptr().map_err(ReadError::Tensor)? as CUdeviceptr;
         self.copy(to, elements / ty.block_size() * ty.type_size(), read)?;
         QTensor::new(QStorage::Cuda(storage), shape).map_err(ReadError::Tensor)
+    }
+
+    /// One product of larger size is faster than several, and one launch.
+    fn joins(&self) -> bool {
+        self.joins
     }
 
     /// Gives the buffers back: they are memory that the system cannot use otherwise.

@@ -22,6 +22,7 @@ mod kv;
 pub mod load;
 mod matrix;
 pub mod ops;
+mod projections;
 mod rope;
 pub mod stats;
 pub mod target;

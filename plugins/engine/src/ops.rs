@@ -119,6 +119,9 @@ pub trait Upload {
         read: ReadNext<'_>,
     ) -> std::result::Result<QTensor, ReadError>;
 
+    /// Whether projections of one input are to lie in one weight; their outputs then have gaps between rows.
+    fn joins(&self) -> bool;
+
     /// There are no more weights.
     fn done(&self);
 }
@@ -198,7 +201,7 @@ pub trait Ops: Send + Sync {
 
     /// Turns the leading `rows.dim` elements of each head by the token's position.
     ///
-    /// `x`: `[tokens, heads, head_dim]`, contiguous; the answer has the same shape.
+    /// `x`: `[tokens, heads, head_dim]`, perhaps with gaps between tokens; the answer has the same shape.
     ///
     /// # Errors
     /// A failing device.
@@ -207,7 +210,7 @@ pub trait Ops: Send + Sync {
         if rows.dim == head_dim {
             return turn(x, rows);
         }
-        let turned = turn(&x.narrow(2, 0, rows.dim)?.contiguous()?, rows)?;
+        let turned = turn(&x.narrow(2, 0, rows.dim)?, rows)?;
         Tensor::cat(&[&turned, &x.narrow(2, rows.dim, head_dim - rows.dim)?], 2)
     }
 
@@ -318,7 +321,7 @@ impl Ops for CandleOps {}
 /// Turns whole heads: each token is a batch entry with a single position of its own.
 fn turn(x: &Tensor, rows: &RopeRows) -> Result<Tensor> {
     let (tokens, heads, dim) = x.dims3()?;
-    let x = x.reshape((tokens, heads, 1, dim))?;
+    let x = x.contiguous()?.reshape((tokens, heads, 1, dim))?;
     let turned = match rows.layout {
         RopeLayout::HalfSplit => candle_nn::rotary_emb::rope(&x, &rows.cos, &rows.sin)?,
         RopeLayout::Interleaved => candle_nn::rotary_emb::rope_i(&x, &rows.cos, &rows.sin)?,

@@ -24,6 +24,7 @@ use sconce_plugin_api::sdk::{Code, Progress, codes::stage};
 use crate::error::{EngineError, Result};
 use crate::matrix::{Linear, Matrix};
 use crate::ops::{Norm, Upload};
+use crate::projections::{Product, Projections};
 use crate::rope::FactorTensors;
 use crate::target::Types;
 
@@ -110,6 +111,25 @@ impl<'a> Weights<'a> {
         Ok(Linear { weight, bias: self.vector(slot.bias())? })
     }
 
+    /// Projections of one input, neighbours in one weight where the device wants that and their types allow it.
+    pub fn projections(&mut self, slots: &[Slot]) -> Result<Projections> {
+        let mut groups: Vec<Vec<Slot>> = Vec::new();
+        for slot in slots {
+            match groups.last_mut() {
+                Some(group) if self.can_join(group[0], *slot)? => group.push(*slot),
+                _ => groups.push(vec![*slot]),
+            }
+        }
+        let product = |group: Vec<Slot>| match group.as_slice() {
+            [one] => {
+                let rows = self.found(*one)?.0.shape[0];
+                Ok(Product { linear: self.linear_at(*one)?, rows: vec![rows] })
+            }
+            several => self.joined(several),
+        };
+        Ok(Projections::new(groups.into_iter().map(product).collect::<Result<_>>()?))
+    }
+
     /// The bias of a projection, if the model has one.
     pub fn bias(&mut self, role: Role, layer: usize) -> Result<Option<Tensor>> {
         self.vector(Slot::weight(role, layer).bias())
@@ -181,8 +201,65 @@ impl<'a> Weights<'a> {
         Ok(tensor)
     }
 
+    /// Whether two weights can be one: the device joins, and they are stored and held alike, with biases or without.
+    fn can_join(&self, a: Slot, b: Slot) -> Result<bool> {
+        let (one, other) = (self.found(a)?.0, self.found(b)?.0);
+        let as_stored = match one.dtype {
+            ElementType::Ggml(ty) if !ty.is_float() => !self.types.expand,
+            ty => dense::stored_type(ty).is_some(),
+        };
+        let packs = self.types.packs(a.role, &one.shape) || self.types.packs(b.role, &other.shape);
+        let biases = self.find(a.bias())?.is_some() == self.find(b.bias())?.is_some();
+        let alike = one.dtype == other.dtype && one.shape[1..] == other.shape[1..];
+        Ok(self.upload.is_some_and(Upload::joins) && as_stored && !packs && biases && alike)
+    }
+
+    /// Weights that [can be joined](Self::can_join), as one.
+    fn joined(&mut self, slots: &[Slot]) -> Result<Product> {
+        let found = slots.iter().map(|slot| self.found(*slot)).collect::<Result<Vec<_>>>()?;
+        let rows: Vec<usize> = found.iter().map(|(entry, _)| entry.shape[0]).collect();
+        let shape = [&[rows.iter().sum()], &found[0].0.shape[1..]].concat();
+        let weight = self.upload_as_one(&found, &shape)?;
+        self.count(&weight);
+        found.iter().try_for_each(|(entry, _)| self.advance(entry))?;
+        let biases = slots.iter().map(|slot| self.vector(slot.bias())).collect::<Result<Option<Vec<_>>>>()?;
+        let bias = biases.map(|biases| Tensor::cat(&biases, 0)).transpose()?;
+        Ok(Product { linear: Linear { weight, bias }, rows })
+    }
+
+    fn upload_as_one(&self, found: &[(TensorEntry, String)], shape: &[usize]) -> Result<Matrix> {
+        let (first, name) = &found[0];
+        let upload = self.upload.expect("only who joins is asked to");
+        let files = found.iter().map(|(entry, _)| (&self.files[entry.shard].file, entry)).collect();
+        let mut read = dense::in_pieces(files);
+        let at = |error| self.at(error, name, first);
+        match first.dtype {
+            ElementType::Ggml(ty) if !ty.is_float() => {
+                let blocks = upload.blocks(mapped::candle_type(ty), shape, &mut read);
+                Ok(self.matrix_of(blocks.map_err(at)?))
+            }
+            ty => {
+                let ty = dense::stored_type(ty).expect("other types are not joined");
+                let tensor = upload.floats(ty, shape, &mut read).map_err(at)?;
+                Ok(Matrix::Dense(tensor.to_dtype(self.types.compute)?))
+            }
+        }
+    }
+
+    /// Where a weight lies that every model has, and its tensor's name.
+    fn found(&self, slot: Slot) -> Result<(TensorEntry, String)> {
+        self.find(slot)?.ok_or_else(|| self.missing(slot))
+    }
+
+    fn count(&mut self, matrix: &Matrix) {
+        match matrix.is_quantised() {
+            true => self.quantised_bytes += matrix.bytes(),
+            false => self.dense_bytes += matrix.bytes(),
+        }
+    }
+
     fn matrix_at(&mut self, slot: Slot) -> Result<Matrix> {
-        let (entry, name) = self.find(slot)?.ok_or_else(|| self.missing(slot))?;
+        let (entry, name) = self.found(slot)?;
         let matrix = match entry.dtype {
             ElementType::Ggml(ty) if !ty.is_float() => self.quantised(&name, &entry, ty)?,
             _ if self.types.packs(slot.role, &entry.shape) => {
@@ -192,11 +269,7 @@ impl<'a> Weights<'a> {
             }
             _ => Matrix::Dense(self.dense(&name, &entry)?),
         };
-        let counter = match matrix.is_quantised() {
-            true => &mut self.quantised_bytes,
-            false => &mut self.dense_bytes,
-        };
-        *counter += matrix.bytes();
+        self.count(&matrix);
         self.advance(&entry)?;
         Ok(matrix)
     }
@@ -243,7 +316,7 @@ impl<'a> Weights<'a> {
 
     fn dense(&self, name: &str, entry: &TensorEntry) -> Result<Tensor> {
         if let (Some(upload), Some(ty)) = (self.upload, dense::stored_type(entry.dtype)) {
-            let mut read = dense::in_pieces(&self.files[entry.shard].file, entry);
+            let mut read = dense::in_pieces(vec![(&self.files[entry.shard].file, entry)]);
             let tensor = upload.floats(ty, &entry.shape, &mut read);
             return Ok(tensor.map_err(|error| self.at(error, name, entry))?.to_dtype(self.types.compute)?);
         }
@@ -262,7 +335,7 @@ impl<'a> Weights<'a> {
     fn quantised(&self, name: &str, entry: &TensorEntry, ty: sconce_formats::GgmlType) -> Result<Matrix> {
         let file = &self.files[entry.shard];
         if let (Some(upload), false) = (self.upload, self.types.expand) {
-            let mut read = dense::in_pieces(&file.file, entry);
+            let mut read = dense::in_pieces(vec![(&file.file, entry)]);
             let tensor = upload.blocks(mapped::candle_type(ty), &entry.shape, &mut read);
             return Ok(self.matrix_of(tensor.map_err(|error| self.at(error, name, entry))?));
         }

@@ -3,26 +3,24 @@
 use candle_core::Tensor;
 use sconce_formats::ModelConfig;
 use sconce_formats::config::QkNorm;
-use sconce_formats::tensors::Role;
+use sconce_formats::tensors::{Role, Slot};
 
 use super::{Part, Place, Step};
 use crate::error::Result;
 use crate::kv::Store;
 use crate::matrix::Linear;
 use crate::ops::{Norm, Ops, Scoring, Span};
+use crate::projections::Projections;
 use crate::weights::Weights;
 
 /// The weights of one layer's attention.
 pub(super) struct Attention {
-    heads: usize,
-    kv_heads: usize,
     head_dim: usize,
     scoring: Scoring,
     /// Whether the two norms are of each head or of all heads together.
     norms_heads: bool,
-    q: Linear,
-    k: Linear,
-    v: Linear,
+    /// Of queries, keys and values.
+    qkv: Projections,
     q_norm: Option<Norm>,
     k_norm: Option<Norm>,
     o: Linear,
@@ -33,14 +31,10 @@ impl Attention {
         let shared = config.attention;
         let window = config.layers[layer].window;
         Ok(Attention {
-            heads: config.heads,
-            kv_heads: config.kv_heads,
             head_dim: config.head_dim,
             scoring: Scoring { scale: shared.scale, softcap: shared.softcap, window },
             norms_heads: shared.qk_norm == QkNorm::Head,
-            q: weights.linear(Role::Q, layer)?,
-            k: weights.linear(Role::K, layer)?,
-            v: weights.linear(Role::V, layer)?,
+            qkv: weights.projections(&[Role::Q, Role::K, Role::V].map(|role| Slot::weight(role, layer)))?,
             q_norm: weights.norm(Role::QNorm, layer)?,
             k_norm: weights.norm(Role::KNorm, layer)?,
             o: weights.linear(Role::O, layer)?,
@@ -50,36 +44,31 @@ impl Attention {
     /// `x`: `[tokens, hidden]`; the answer has the same shape.
     pub fn forward(&self, ops: &dyn Ops, x: &Tensor, place: Place<'_>) -> Result<Tensor> {
         let Place { step, rope, layer, store, prepared } = place;
-        let tokens = x.dim(0)?;
-        let projected = ops.linears(x, &[&self.q, &self.k, &self.v])?;
-        let q = self.normed(ops, &projected[0], self.heads, self.q_norm.as_ref())?;
-        let k = self.normed(ops, &projected[1], self.kv_heads, self.k_norm.as_ref())?;
+        let projected = self.qkv.heads(ops, x, self.head_dim)?;
+        let q = self.normed(ops, &projected[0], self.q_norm.as_ref())?;
+        let k = self.normed(ops, &projected[1], self.k_norm.as_ref())?;
+        let v = &projected[2];
         let (q, k) = match rope {
             Some(rope) => ops.ropes(&q, &k, rope)?,
             None => (q, k),
         };
-        let v = projected[2].reshape((tokens, self.kv_heads, self.head_dim))?;
         let appended = match store.pages(layer) {
-            Some(pages) => ops.append(&k, &v, pages, prepared)?,
+            Some(pages) => ops.append(&k, v, pages, prepared)?,
             None => false,
         };
         if !appended {
-            append(step, layer, store, &k, &v)?;
+            append(step, layer, store, &k, v)?;
         }
         let spans: Vec<Span<'_>> = step.parts.iter().map(|part| span(part, layer, store)).collect();
         let mixed = ops.attention(&q, &spans, self.scoring, prepared)?;
         Ok(ops.linear(&mixed, &self.o)?)
     }
 
-    /// Queries or keys as `[tokens, heads, head_dim]`, normed.
-    fn normed(&self, ops: &dyn Ops, x: &Tensor, heads: usize, norm: Option<&Norm>) -> Result<Tensor> {
-        let shape = (x.dim(0)?, heads, self.head_dim);
-        let x = match norm {
-            Some(norm) if self.norms_heads => ops.norm(&x.reshape(((), self.head_dim))?, norm)?,
-            Some(norm) => ops.norm(x, norm)?,
-            None => x.clone(),
-        };
-        Ok(x.reshape(shape)?)
+    /// Queries or keys, `[tokens, heads, head_dim]`, normed.
+    fn normed(&self, ops: &dyn Ops, x: &Tensor, norm: Option<&Norm>) -> Result<Tensor> {
+        let Some(norm) = norm else { return Ok(x.clone()) };
+        let rows = if self.norms_heads { x.flatten(0, 1)? } else { x.flatten(1, 2)? };
+        Ok(ops.norm(&rows, norm)?.reshape(x.shape())?)
     }
 }
 

@@ -10,6 +10,7 @@ use sconce_formats::{Activation, ModelConfig};
 use crate::error::Result;
 use crate::matrix::Linear;
 use crate::ops::Ops;
+use crate::projections::Projections;
 use crate::weights::Weights;
 
 /// The feed-forward block of a layer.
@@ -21,8 +22,8 @@ pub(super) enum FeedForward {
 /// Two or three projections around an activation.
 pub(super) struct Mlp {
     activation: Activation,
-    gate: Option<Linear>,
-    up: Linear,
+    /// Of the gate, where there is one, and what it lets through.
+    up: Projections,
     down: Linear,
 }
 
@@ -58,21 +59,18 @@ impl FeedForward {
 
 impl Mlp {
     fn new(config: &ModelConfig, weights: &mut Weights<'_>, [gate, up, down]: [Slot; 3]) -> Result<Mlp> {
+        let gate_and_up = [gate, up];
         Ok(Mlp {
             activation: config.mlp.activation,
-            gate: if config.mlp.gated { Some(weights.linear_at(gate)?) } else { None },
-            up: weights.linear_at(up)?,
+            up: weights.projections(if config.mlp.gated { &gate_and_up } else { &gate_and_up[1..] })?,
             down: weights.linear_at(down)?,
         })
     }
 
     fn forward(&self, ops: &dyn Ops, x: &Tensor) -> Result<Tensor> {
-        let inner = match &self.gate {
-            Some(gate) => {
-                let projected = ops.linears(x, &[gate, &self.up])?;
-                ops.gate(self.activation, &projected[0], &projected[1])?
-            }
-            None => ops.activate(self.activation, &ops.linear(x, &self.up)?)?,
+        let inner = match self.up.apply(ops, x)?.as_slice() {
+            [gate, up] => ops.gate(self.activation, gate, up)?,
+            up => ops.activate(self.activation, &up[0])?,
         };
         Ok(ops.linear(&inner, &self.down)?)
     }

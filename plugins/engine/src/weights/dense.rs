@@ -108,15 +108,24 @@ pub(crate) fn stored_type(ty: ElementType) -> Option<DType> {
     }
 }
 
-/// The bytes of a tensor, piece by piece.
+/// The bytes of tensors one behind the other, piece by piece.
 pub(crate) fn in_pieces<'a>(
-    file: &'a File,
-    entry: &TensorEntry,
+    tensors: Vec<(&'a File, &'a TensorEntry)>,
 ) -> impl FnMut(&mut [u8]) -> io::Result<()> + 'a {
-    let mut at = entry.offset;
-    move |bytes| {
-        read_at(file, bytes, at)?;
-        at += bytes.len() as u64;
+    let (mut which, mut at) = (0, 0);
+    move |mut bytes| {
+        while !bytes.is_empty() {
+            let Some((file, entry)) = tensors.get(which) else {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            };
+            let length = bytes.len().min((entry.bytes - at) as usize);
+            let (piece, rest) = bytes.split_at_mut(length);
+            read_at(file, piece, entry.offset + at)?;
+            (bytes, at) = (rest, at + length as u64);
+            if at == entry.bytes {
+                (which, at) = (which + 1, 0);
+            }
+        }
         Ok(())
     }
 }
@@ -206,6 +215,21 @@ mod tests {
         check(Dtype::F64, &bytes(|v| f64::from(v).to_le_bytes().to_vec()), &values);
         check(Dtype::F16, &bytes(|v| f16::from_f32(v).to_le_bytes().to_vec()), &values);
         check(Dtype::BF16, &bytes(|v| bf16::from_f32(v).to_le_bytes().to_vec()), &values);
+    }
+
+    #[test]
+    fn pieces_go_over_the_ends_of_tensors() {
+        let (a, first) = stored(Dtype::F32, &[1], &[1, 2, 3, 4]);
+        let (b, second) = stored(Dtype::F16, &[3], &[5, 6, 7, 8, 9, 10]);
+        let mut read = in_pieces(vec![(a.as_file(), &first), (b.as_file(), &second)]);
+        let mut piece = |length| {
+            let mut bytes = vec![0; length];
+            read(&mut bytes).map(|()| bytes)
+        };
+        assert_eq!(piece(3).expect("there are so many"), [1, 2, 3]);
+        assert_eq!(piece(5).expect("there are so many"), [4, 5, 6, 7, 8]);
+        assert_eq!(piece(2).expect("there are so many"), [9, 10]);
+        assert_eq!(piece(1).expect_err("there are no more").kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]
