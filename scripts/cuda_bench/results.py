@@ -1,6 +1,10 @@
 """The results of scripts/bench-cuda: a file of JSON lines, to which every figure is added as soon as it is measured, and
 a table of them for docs/performance.md."""
+import contextlib
+import io
 import json
+import pathlib
+import tempfile
 
 
 class Results:
@@ -71,9 +75,7 @@ def table(records):
 
 
 def self_test():
-    import pathlib
-    import tempfile
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, contextlib.redirect_stdout(io.StringIO()):
         results = Results(pathlib.Path(directory))
         results.add("bf16", "decode", 70.0, "tokens/s", limit=100.0, goal=0.7)
         results.add("bf16", "many", 24.9, "x", goal=25)
