@@ -8,6 +8,7 @@ use sconce_formats::GgmlType;
 pub enum Quant {
     F32,
     F16,
+    Bf16,
     #[value(name = "q8_0")]
     Q8_0,
     #[value(name = "q6_k")]
@@ -39,6 +40,7 @@ impl Quant {
         match self {
             Quant::F32 => "f32",
             Quant::F16 => "f16",
+            Quant::Bf16 => "bf16",
             Quant::Q8_0 => "q8_0",
             Quant::Q6K => "q6_k",
             Quant::Q4KM => "q4_k_m",
@@ -58,6 +60,7 @@ impl Quant {
             Quant::Q4K => 14,
             Quant::Q4KM => 15,
             Quant::Q6K => 18,
+            Quant::Bf16 => 32,
         }
     }
 
@@ -68,6 +71,7 @@ impl Quant {
         let wanted = match self {
             Quant::F32 => GgmlType::F32,
             Quant::F16 => GgmlType::F16,
+            Quant::Bf16 => GgmlType::BF16,
             Quant::Q8_0 => GgmlType::Q8_0,
             Quant::Q4_0 => GgmlType::Q4_0,
             Quant::Q4K => GgmlType::Q4K,
@@ -113,6 +117,7 @@ mod tests {
         check(Quant::Q4_0, 896, GgmlType::Q4_0);
         check(Quant::Q4K, 100, GgmlType::F16);
         check(Quant::F32, 100, GgmlType::F32);
+        check(Quant::Bf16, 100, GgmlType::BF16);
     }
 
     #[test]
