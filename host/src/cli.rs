@@ -134,7 +134,7 @@ pub struct SelectArgs {
     /// Probe every plugin anew instead of trusting what earlier starts found
     #[arg(long, env = "SCONCE_NO_PROBE_CACHE", value_parser = clap::builder::FalseyValueParser::new())]
     pub no_probe_cache: bool,
-    /// Seconds that a plugin gets to answer when it is probed
+    /// Seconds that a plugin gets for each stage of its probe
     #[arg(long, env = "SCONCE_PROBE_TIMEOUT", value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub probe_timeout: u64,
 }

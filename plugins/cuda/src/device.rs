@@ -1,14 +1,13 @@
 //! Opening GPUs for the engine: operations, memory, types.
 //!
 //! A device is opened once and never closed: what cuBLAS does when its handle is dropped on a lost device is to panic,
-//! and the libraries stay in the process anyway. All work goes to one stream, that of the thread which loads and runs
-//! the model.
+//! and the libraries stay in the process anyway. All work on it goes to one stream of its own, whichever thread asks.
 
 use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute;
+use candle_core::cuda_backend::cudarc::driver::sys::{CUmemPool_attribute, CUmemoryPool};
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError, result};
 use candle_core::{CudaDevice, DType, Device};
 use sconce_engine::Target;
@@ -59,7 +58,10 @@ impl Devices {
     fn device(&self, index: u32) -> Result<CudaDevice> {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(device) = open.get(&index) {
-            let answers = device.cuda_stream().context().synchronize();
+            let context = device.cuda_stream().context().clone();
+            // What went wrong when something was dropped was of no consequence, or is answered again here.
+            let _ = context.check_err();
+            let answers = context.synchronize().and_then(|()| give_back(&context));
             return answers.map(|()| CudaDevice::clone(device)).map_err(|error| lost(index, error));
         }
         let device = connect(index)?;
@@ -75,7 +77,7 @@ fn connect(index: u32) -> Result<CudaDevice> {
             format!("there is no CUDA device {index}; the NVIDIA driver shows {count}, numbered from 0");
         return Err(Error::new(Code::DEVICE_UNAVAILABLE, message));
     }
-    let device = match Device::new_cuda(index as usize) {
+    let device = match Device::new_cuda_with_stream(index as usize) {
         Ok(Device::Cuda(device)) => device,
         Ok(_) => return Err(Error::internal("a CUDA device was opened and is none")),
         Err(error) => return Err(unavailable(index, &error)),
@@ -95,11 +97,25 @@ fn keep_freed(context: &CudaContext) -> std::result::Result<(), DriverError> {
         return Ok(());
     }
     let mut all = u64::MAX;
-    // SAFETY: the handle is of a device that the driver counts.
-    let pool = unsafe { result::device::get_default_mem_pool(context.cu_device()) }?;
+    let pool = pool(context)?;
     let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
     // SAFETY: the pool is the device's own, and the attribute's type is a `u64`, which the driver copies.
     unsafe { result::mem_pool::set_attribute(pool, attribute, (&raw mut all).cast()) }
+}
+
+/// Gives what earlier models left in the pool back, so that the next one sees how much is free.
+fn give_back(context: &CudaContext) -> std::result::Result<(), DriverError> {
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    let pool = pool(context)?;
+    // SAFETY: the pool is the device's own.
+    unsafe { result::mem_pool::trim_to(pool, 0) }
+}
+
+fn pool(context: &CudaContext) -> std::result::Result<CUmemoryPool, DriverError> {
+    // SAFETY: the handle is of a device that the driver counts.
+    unsafe { result::device::get_default_mem_pool(context.cu_device()) }
 }
 
 fn unavailable(index: u32, error: &candle_core::Error) -> Error {

@@ -172,7 +172,8 @@ impl Kernels {
         }
         let function =
             self.device.get_or_load_custom_func(name, module.name, module.ptx)?.into_cuda_function();
-        if shared_bytes > ORDINARY_SHARED_BYTES {
+        // At its first use a kernel may be given less than at others.
+        if shared_bytes > 0 {
             use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as MOST;
             function.set_attribute(MOST, self.shared_bytes.cast_signed()).w()?;
         }

@@ -39,8 +39,24 @@ const SEARCH: &[&str] = if cfg!(windows) {
         "/usr/local/cuda-13*/lib64",
         "/opt/cuda/lib64",
         "$VIRTUAL_ENV/lib/python3*/site-packages/nvidia/cu13/lib",
+        "$CONDA_PREFIX/lib",
     ]
 };
+
+/// The release of the toolkit as the driver counts: 1000 for each major, 10 for each minor.
+const TOOLKIT: u64 = counted(env!("SCONCE_CUDA_TOOLKIT"));
+
+const fn counted(release: &str) -> u64 {
+    let (release, mut at, mut numbers, mut which) = (release.as_bytes(), 0, [0; 2], 0);
+    while at < release.len() && which < 2 {
+        match release[at] {
+            b'.' => which += 1,
+            digit => numbers[which] = numbers[which] * 10 + (digit - b'0') as u64,
+        }
+        at += 1;
+    }
+    numbers[0] * 1000 + numbers[1] * 10
+}
 
 const fn library(name: &'static str) -> Library {
     Library {
@@ -50,13 +66,14 @@ const fn library(name: &'static str) -> Library {
     }
 }
 
-/// The compiler of CUDA 13 writes code that older drivers refuse.
+/// A compiler writes code that drivers older than its release refuse.
 const DRIVER: Driver = Driver {
     name: "NVIDIA driver",
     library: if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" },
     symbol: "cuDriverGetVersion",
-    least: 13000,
-    least_name: "580",
+    least: TOOLKIT,
+    // The first of that release.
+    least_name: if TOOLKIT == 13000 { "580" } else { concat!("that of CUDA ", env!("SCONCE_CUDA_TOOLKIT")) },
     init: "cuInit",
     count: "cuDeviceGetCount",
     // CUDA_ERROR_NO_DEVICE

@@ -1,20 +1,25 @@
 //! The hot operations on a GPU: this crate's kernels where there are any, candle's elsewhere.
 
+use candle_core::cuda_backend::cudarc::cublas::result::CublasError;
+use candle_core::cuda_backend::cudarc::cublas::sys::cublasStatus_t;
 use candle_core::cuda_backend::cudarc::driver::DriverError;
 use candle_core::cuda_backend::cudarc::driver::sys::CUresult;
 use candle_core::cuda_backend::{CudaError, WrapErr};
 use candle_core::quantized::cuda::set_force_dmmv;
 use candle_core::{CudaDevice, DType, Error, Result, Tensor};
-use sconce_engine::Linear;
 use sconce_engine::ops::{
     CandleOps, Fault, Norm, Ops, Pages, Pick, Placed, Prepared, RopeRows, Scoring, Span, Upload,
 };
+use sconce_engine::{Linear, Matrix};
 use sconce_formats::Activation;
 use sconce_plugin_api::sdk::codes::caps;
 
 use crate::kernels::{Kernels, Plan, serves};
 use crate::switches::Switches;
 use crate::upload::Uploader;
+
+/// Rows that candle multiplies with a quantised weight in one go, at most.
+const PAIRED_ROWS: usize = 8;
 
 /// What these operations add to an executor's capabilities; candle's alone pick no logits.
 pub const CAPS: u64 = caps::STICKY | caps::TOPK;
@@ -34,7 +39,6 @@ impl CudaOps {
     /// # Errors
     /// A device that does not answer.
     pub fn new(device: CudaDevice, switches: Switches) -> Result<Self> {
-        set_force_dmmv(switches.dequantise);
         let own = match switches {
             Switches { candle_only: true, .. } => None,
             Switches { no_tensor_cores: true, .. } => Some(Kernels::new(&device)?.without_tensor_cores()),
@@ -58,7 +62,10 @@ impl Ops for CudaOps {
             let y = linear.weight.apply(&x.to_dtype(DType::F32)?)?;
             return linear.add_bias(y.to_dtype(x.dtype())?);
         }
-        CandleOps.linear(x, linear)
+        match alone(x, linear)? {
+            Some(rows) => linear.add_bias(rows),
+            None => CandleOps.linear(x, linear),
+        }
     }
 
     fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
@@ -104,6 +111,8 @@ impl Ops for CudaOps {
     }
 
     fn prepare(&self, spans: &[Placed<'_>]) -> Result<Prepared> {
+        // candle's switch is the process's, and another model may have set it.
+        set_force_dmmv(self.dequantise);
         match &self.own {
             Some(kernels) => Ok(Some(Box::new(Plan::new(kernels, spans)?))),
             None => Ok(None),
@@ -154,16 +163,38 @@ impl Ops for CudaOps {
     fn fault(&self, error: &Error) -> Fault {
         let Some(cause) = cause(error) else { return Fault::Other };
         let context = self.device.cuda_stream().context().clone();
+        // What a drop recorded is not the answer to what is asked now.
+        let _ = context.check_err();
         // A context that was hit answers every call with its error; a healthy one has nothing to say against waiting.
         if context.synchronize().is_err() {
             return Fault::Lost;
         }
         match (cause, context.mem_get_info()) {
-            (CudaError::Cuda(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)), Ok((free, total))) => {
+            (cause, Ok((free, total))) if is_no_memory(cause) => {
                 Fault::NoMemory { free_bytes: free as u64, total_bytes: total as u64 }
             }
             _ => Fault::Other,
         }
+    }
+}
+
+/// Products of a few rows with a quantised weight of an odd number of rows, one by one: for several at once candle's
+/// kernel takes the weight's rows in pairs, and reads one that is not there.
+fn alone(x: &Tensor, linear: &Linear) -> Result<Option<Tensor>> {
+    let (Matrix::Quantised(weight) | Matrix::Unrounded(weight)) = &linear.weight else { return Ok(None) };
+    let rows = x.dim(0)?;
+    if weight.shape().dims2()?.0.is_multiple_of(2) || !(2..=PAIRED_ROWS).contains(&rows) {
+        return Ok(None);
+    }
+    let one = |row| linear.weight.apply(&x.narrow(0, row, 1)?);
+    Ok(Some(Tensor::cat(&(0..rows).map(one).collect::<Result<Vec<_>>>()?, 0)?))
+}
+
+fn is_no_memory(cause: &CudaError) -> bool {
+    match cause {
+        CudaError::Cuda(DriverError(code)) => *code == CUresult::CUDA_ERROR_OUT_OF_MEMORY,
+        CudaError::Cublas(CublasError(status)) => *status == cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED,
+        _ => false,
     }
 }
 

@@ -66,9 +66,18 @@ pub(crate) struct Part<'a> {
 
 /// What runs through the layers: `sum + added`, each `[tokens, hidden]`. The addition waits for the norm that follows
 /// it, since a backend may do both at once.
+#[derive(Clone)]
 struct Stream {
     sum: Tensor,
     added: Option<Tensor>,
+}
+
+impl Stream {
+    /// Some of its rows.
+    fn rows(&self, wanted: &Tensor) -> candle_core::Result<Stream> {
+        let rows = |of: &Tensor| of.index_select(wanted, 0);
+        Ok(Stream { sum: rows(&self.sum)?, added: self.added.as_ref().map(rows).transpose()? })
+    }
 }
 
 /// Where a layer finds what is not its own.
@@ -191,9 +200,11 @@ impl Decoder {
 
     /// Final norm and output projection of the wanted rows only: of a prompt, usually one.
     fn head(&self, x: &Stream, wanted: &[u32]) -> Result<Rows> {
-        let wanted = Tensor::new(wanted, &self.device)?;
-        let rows = |of: &Tensor| of.index_select(&wanted, 0);
-        let x = Stream { sum: rows(&x.sum)?, added: x.added.as_ref().map(rows).transpose()? };
+        let x = match wanted.len() == x.sum.dim(0)? {
+            // In a step of sequences that generate, all are.
+            true => x.clone(),
+            false => x.rows(&Tensor::new(wanted, &self.device)?)?,
+        };
         let (_, hidden) = self.sum_and_norm(x, Some(&self.output_norm))?;
         let mut logits = scaled(self.ops.linear(&hidden, &self.output)?, self.config.logit_scale)?;
         if let Some(cap) = self.config.logit_softcap {

@@ -242,7 +242,7 @@ fn cache(target: &Target, request: &LoadRequest, header: &ModelHeader, facts: &F
     let per_block = layout.bytes_per_token() * BLOCK as u64;
     let most = sequences.saturating_mul(facts.max_context.div_ceil(BLOCK));
     let budget = match request.kv_bytes {
-        0 => share_of_free(target, facts),
+        0 => share_of_free(target, facts, step_bytes(target, request, header)),
         asked => asked,
     };
     let blocks = usize::try_from(budget / per_block).unwrap_or(usize::MAX).min(most);
@@ -288,9 +288,23 @@ fn check_heads_fit(header: &ModelHeader, kv: KvType) -> Result<()> {
     })
 }
 
-/// Bytes an automatic budget takes; a modest number where nobody can tell what is free.
-fn share_of_free(target: &Target, facts: &Facts) -> u64 {
-    match (target.free_memory)() {
+/// Bytes that the largest step takes on a device, at most: what the widest layer makes of its tokens, as floats of 32
+/// bits beside those of 16, and a little for what libraries load at their first call. The host's memory needs no such
+/// care, where half of it is left free.
+fn step_bytes(target: &Target, request: &LoadRequest, header: &ModelHeader) -> u64 {
+    const LIBRARIES: u64 = 128 << 20;
+    if target.device.is_cpu() {
+        return 0;
+    }
+    let config = &header.config;
+    let a_token = 6 * 2 * config.mlp.size + 16 * config.hidden_size;
+    let rows = 8 * config.vocab_size as u64 * u64::from(request.max_sequences);
+    u64::from(request.max_batch_tokens) * a_token as u64 + rows + LIBRARIES
+}
+
+/// Bytes an automatic budget takes beside those of a step; a modest number where nobody can tell what is free.
+fn share_of_free(target: &Target, facts: &Facts, step: u64) -> u64 {
+    match (target.free_memory)().map(|free| free.saturating_sub(step)) {
         Some(free) => memory::kv_budget(free, facts.quantised_bytes, target.packed_share, target.kv_share),
         None => UNKNOWN_BUDGET,
     }

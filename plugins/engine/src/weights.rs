@@ -121,13 +121,20 @@ impl<'a> Weights<'a> {
             }
         }
         let product = |group: Vec<Slot>| match group.as_slice() {
-            [one] => {
-                let rows = self.found(*one)?.0.shape[0];
-                Ok(Product { linear: self.linear_at(*one)?, rows: vec![rows] })
-            }
+            [one] => self.apart(*one),
             several => self.joined(several),
         };
         Ok(Projections::new(groups.into_iter().map(product).collect::<Result<_>>()?))
+    }
+
+    /// Projections of one input, each with a weight of its own.
+    pub fn projections_apart(&mut self, slots: &[Slot]) -> Result<Projections> {
+        Ok(Projections::new(slots.iter().map(|slot| self.apart(*slot)).collect::<Result<_>>()?))
+    }
+
+    fn apart(&mut self, slot: Slot) -> Result<Product> {
+        let rows = self.found(slot)?.0.shape[0];
+        Ok(Product { linear: self.linear_at(slot)?, rows: vec![rows] })
     }
 
     /// The bias of a projection, if the model has one.

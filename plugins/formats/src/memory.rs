@@ -30,8 +30,8 @@ const Q8_0_BLOCK_BYTES: u64 = 34;
 /// Share of the host's memory left beside weights and packed copies that an automatic KV cache takes: there are other
 /// programs.
 pub const KV_SHARE: f64 = 0.5;
-/// Share of a device's own memory, which is the model's but for what its steps need.
-pub const DEVICE_KV_SHARE: f64 = 0.85;
+/// Share of a device's own memory that is left beside the weights and what a step takes.
+pub const DEVICE_KV_SHARE: f64 = 0.9;
 
 /// Bytes that the CPU's kernels hold beside each byte of quantised weights, at most. candle packs Q4_K into copies of 6
 /// bits a weight beside its 4.5, Q6_K into 10 beside its 6.6; where there is AMX, Q4_K into another one of 10.

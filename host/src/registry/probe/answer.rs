@@ -123,11 +123,6 @@ pub fn read(path: &Path, nonce: u64) -> Read {
 }
 
 impl Read {
-    /// Devices that were checked so far.
-    pub fn checked(&self) -> usize {
-        self.checked.len()
-    }
-
     /// The answer, if it is complete. Otherwise `death` says how the child ended, and that becomes the verdict:
     /// of the devices that were not checked, where another one works; else of the plugin.
     pub fn outcome(self, death: impl FnOnce(Stage) -> Verdict) -> Result<Opened, Verdict> {

@@ -18,7 +18,7 @@ use super::child::UNWRITTEN;
 
 /// Variables that any program may need. A child gets these, those that change what a backend finds, and those of
 /// plugins; everything else stays outside.
-const BASIC: [&str; 10] = [
+const BASIC: [&str; 12] = [
     "PATH",
     "HOME",
     "USER",
@@ -29,6 +29,9 @@ const BASIC: [&str; 10] = [
     "USERPROFILE",
     "LOCALAPPDATA",
     "XDG_CACHE_HOME",
+    // Where Python's packages bring libraries to.
+    "VIRTUAL_ENV",
+    "CONDA_PREFIX",
 ];
 
 /// Most of what a child prints that is kept, in bytes: the end of it.
@@ -141,7 +144,7 @@ impl Prober {
     fn judge(&self, mut child: Child, answer: &Path, nonce: u64) -> (Result<Opened, Verdict>, String) {
         let stdout = tail(child.stdout.take());
         let stderr = tail(child.stderr.take());
-        let ended = self.wait(&mut child, || answer::read(answer, nonce).checked());
+        let ended = self.wait(&mut child, answer);
         end_group(&mut child);
         let said = format!("{}{}", stdout.text(), stderr.text());
         let outcome = answer::read(answer, nonce).outcome(|stage| match ended {
@@ -151,14 +154,15 @@ impl Prober {
         (outcome, said)
     }
 
-    /// Waits for the child to end, the whole time anew for each device that it got through.
-    fn wait(&self, child: &mut Child, checked: impl Fn() -> usize) -> Option<ExitStatus> {
-        let mut before = 0;
+    /// Waits for the child to end, the whole time anew whenever it gets on: it writes of each stage and each device. A
+    /// driver may compile kernels at the first use of a device, for longer than anything else takes.
+    fn wait(&self, child: &mut Child, answer: &Path) -> Option<ExitStatus> {
+        let begin = Instant::now();
+        let idle = || begin.elapsed().min(since_written(answer));
         loop {
-            let ended = wait(child, self.timeout);
-            match checked() {
-                now if ended.is_none() && now > before => before = now,
-                _ => return ended,
+            let ended = wait(child, self.timeout.saturating_sub(idle()));
+            if ended.is_some() || idle() >= self.timeout {
+                return ended;
             }
         }
     }
@@ -231,6 +235,12 @@ pub(super) fn plugin_variables() -> Vec<(OsString, OsString)> {
         name.starts_with("SCONCE_") && !flags.contains(&*name)
     };
     std::env::vars_os().filter(|(name, _)| plugins(name)).collect()
+}
+
+/// How long ago a file was written; for ever, if that cannot be told.
+fn since_written(file: &Path) -> Duration {
+    let written = std::fs::metadata(file).and_then(|file| file.modified()).ok();
+    written.and_then(|at| at.elapsed().ok()).unwrap_or(Duration::MAX)
 }
 
 /// Its status, or none if it did not end in time.

@@ -20,6 +20,9 @@ const MOST_HEADS: usize = 8;
 /// Tokens that are worth a block: one round of the decode kernel's copies.
 const LEAST_SPLIT: usize = 64;
 
+/// Tokens that one block reads, at most, as far as [`MOST_SPLITS`] allow: among many sequences a long one is cut too.
+const LONGEST_SPLIT: usize = 2048;
+
 /// More splits of a sequence would only be more to join.
 const MOST_SPLITS: usize = 128;
 
@@ -183,9 +186,9 @@ impl Kernels {
         unsafe { self.launch(DECODE, "sconce_join_splits", extent, &args) }
     }
 
-    /// Into how many splits sequences are cut, so that no part of the device is idle.
+    /// Into how many splits sequences are cut, so that no part of the device is idle, and none waits for a long one.
     fn splits(&self, pairs: usize, longest: usize) -> usize {
-        let wanted = (2 * self.processors).div_ceil(pairs);
+        let wanted = (2 * self.processors).div_ceil(pairs).max(longest.div_ceil(LONGEST_SPLIT));
         wanted.min(longest.div_ceil(LEAST_SPLIT)).clamp(1, MOST_SPLITS)
     }
 

@@ -30,11 +30,16 @@ impl Attention {
     pub fn new(config: &ModelConfig, weights: &mut Weights<'_>, layer: usize) -> Result<Attention> {
         let shared = config.attention;
         let window = config.layers[layer].window;
+        let qkv = [Role::Q, Role::K, Role::V].map(|role| Slot::weight(role, layer));
         Ok(Attention {
             head_dim: config.head_dim,
             scoring: Scoring { scale: shared.scale, softcap: shared.softcap, window },
             norms_heads: shared.qk_norm == QkNorm::Head,
-            qkv: weights.projections(&[Role::Q, Role::K, Role::V].map(|role| Slot::weight(role, layer)))?,
+            qkv: match shared.qk_norm {
+                QkNorm::None => weights.projections(&qkv)?,
+                // A norm would have to copy rows with gaps between them first.
+                _ => weights.projections_apart(&qkv)?,
+            },
             q_norm: weights.norm(Role::QNorm, layer)?,
             k_norm: weights.norm(Role::KNorm, layer)?,
             o: weights.linear(Role::O, layer)?,
