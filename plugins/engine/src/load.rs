@@ -46,7 +46,9 @@ fn load_onto(
     request: &LoadRequest,
     progress: &mut Progress<'_>,
 ) -> Result<Loaded<AnyExecutor>> {
-    let types = Types::choose(target.compute, target.ops.place(), request.weight_dtype, request.kv_dtype)?;
+    let mut types =
+        Types::choose(target.compute, target.ops.place(), request.weight_dtype, request.kv_dtype)?;
+    types.expand |= target.ops.expands();
     let options = Options::of(request);
     let overrides = overrides(&options)?;
     let dense = dense_weights(&options)?;
