@@ -6,3 +6,4 @@ pub mod attention;
 pub mod faults;
 pub mod machine;
 pub mod products;
+pub mod switches;

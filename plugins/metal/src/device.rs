@@ -11,20 +11,16 @@ use sconce_engine::Target;
 use sconce_plugin_api::sdk::{Code, Error, Options, Result};
 
 use crate::decide::machine;
-use crate::ops::{MetalOps, Switches};
+use crate::decide::switches::Switches;
+use crate::ops::MetalOps;
 use crate::probe;
 
 /// Element types Macs compute in. Their kernels for quantised weights take float32 and nothing else, and fused
 /// attention has the most sizes in it.
 pub const COMPUTE: &[DType] = &[DType::F32, DType::F16, DType::BF16];
 
-/// The switch that attends by products of matrices instead of fused kernels.
-pub const PLAIN_ATTENTION: &str = "attention=matmul";
-/// The switch that makes quantised weights floats as they are loaded, and takes as much more memory.
-pub const DEQUANTISE: &str = "quantised_matmul=dequantise";
-
 /// Variables that decide what is computed with, or how Metal checks it.
-const SWITCHES: [&str; 6] = [
+const VARIABLES: [&str; 6] = [
     "CANDLE_METAL_COMPUTE_PER_BUFFER",
     "CANDLE_METAL_ENABLE_FAST_MATH",
     "METAL_DEVICE_WRAPPER_TYPE",
@@ -70,10 +66,7 @@ fn connect(index: u32) -> Result<MetalDevice> {
 /// # Errors
 /// `INVALID_ARGUMENT` for an option that makes no sense.
 pub fn target(device: &MetalDevice, options: &Options<'_>) -> Result<Target> {
-    let switches = Switches {
-        plain_attention: switch(options, PLAIN_ATTENTION, "fused")?,
-        dequantise: switch(options, DEQUANTISE, "fast")?,
-    };
+    let switches = Switches::of(|key| options.get(key)).map_err(Error::invalid)?;
     let asked = device.clone();
     Ok(Target {
         ops: Arc::new(MetalOps::new(device.clone(), switches)),
@@ -104,20 +97,9 @@ pub fn give_back(device: &MetalDevice) {
     }
 }
 
-/// Whether an option is that of a switch `KEY=VALUE`, and not the usual value.
-fn switch(options: &Options<'_>, quirk: &str, usual: &str) -> Result<bool> {
-    let (key, value) = quirk.split_once('=').expect("a switch has a key and a value");
-    match options.get(key) {
-        None => Ok(false),
-        Some(set) if set == usual => Ok(false),
-        Some(set) if set == value => Ok(true),
-        Some(other) => Err(Error::invalid(format!("option {key}: {other} is not {usual} or {value}"))),
-    }
-}
-
-/// Logs the switches that are set.
+/// Logs those that are set.
 pub fn log_environment() {
-    for name in SWITCHES {
+    for name in VARIABLES {
         if let Some(value) = std::env::var_os(name) {
             tracing::info!("{name} is set to {value:?}");
         }

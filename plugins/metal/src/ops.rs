@@ -5,20 +5,16 @@ use candle_core::{DType, Error, MetalDevice, Result, Tensor};
 use candle_nn::ops::sdpa;
 use sconce_engine::ops::{CandleOps, Fault, Ops, Prepared, Scoring, Span};
 use sconce_engine::{Linear, Matrix};
+use sconce_plugin_api::sdk::codes::caps;
 
 use crate::decide::attention::{self, Task};
 use crate::decide::faults::{self, Meaning};
 use crate::decide::products;
+use crate::decide::switches::Switches;
 use crate::device;
 
-/// What the device's quirks switch.
-#[derive(Debug, Clone, Copy)]
-pub struct Switches {
-    /// See [`crate::device::PLAIN_ATTENTION`].
-    pub plain_attention: bool,
-    /// See [`crate::device::DEQUANTISE`].
-    pub dequantise: bool,
-}
+/// What these operations add to an executor's capabilities: macOS ignores a process that has caused too many errors.
+pub const CAPS: u64 = caps::STICKY;
 
 /// The operations of the Metal backend.
 pub struct MetalOps {
@@ -71,6 +67,10 @@ impl Ops for MetalOps {
 
     fn expands(&self) -> bool {
         self.switches.dequantise
+    }
+
+    fn caps(&self) -> u64 {
+        CAPS
     }
 
     fn finish(&self) -> Result<()> {

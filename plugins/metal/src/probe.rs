@@ -5,12 +5,11 @@
 use objc2::rc::Retained;
 use objc2::runtime::{AnyClass, ProtocolObject};
 use objc2_metal::{MTLCopyAllDevices, MTLDevice, MTLGPUFamily};
-use sconce_plugin_api::abi_stable::std_types::{RString, RVec};
+use sconce_plugin_api::abi_stable::std_types::RString;
 use sconce_plugin_api::sdk::codes::device;
 use sconce_plugin_api::sdk::{Code, DeviceInfo, Error, KeyValue, Result};
 
-use crate::decide::machine;
-use crate::device::{DEQUANTISE, PLAIN_ATTENTION};
+use crate::decide::{machine, switches};
 
 // Without it Metal shows a process no device.
 #[link(name = "CoreGraphics", kind = "framework")]
@@ -85,10 +84,10 @@ fn describe(index: u32, gpu: &Gpu) -> DeviceInfo {
             (None, true) => INTEGRATED,
             (None, false) => DISCRETE,
         },
-        caps: sconce_engine::executor::CAPS,
+        caps: sconce_engine::executor::CAPS | crate::ops::CAPS,
         arch: machine::family(family).into(),
         uuid: format!("{:016x}", gpu.registryID()).into(),
-        quirks: RVec::from(vec![RString::from(PLAIN_ATTENTION), RString::from(DEQUANTISE)]),
+        quirks: switches::ALL.into_iter().map(RString::from).collect(),
         ext: [("why", why), ("class", apple.then_some(CLASS))]
             .into_iter()
             .filter_map(|(key, value)| value.map(|value| KeyValue::string(key, value)))

@@ -82,7 +82,7 @@ fn tile_bytes(head_dim: usize, ty: DType) -> usize {
 ///
 /// With its own mask it goes on to the end of the last tile of *queries*, filled or not, and reads as many keys: up to
 /// 31 beyond the last, and on to the end of that tile of keys. What lies there is masked, but a masked value that is
-/// not a number still makes the sum none. A multiple of 64 is past all that, and keeps sizes few.
+/// not a number still makes the sum none (candle pull request 3852). A multiple of 64 is past all that, and keeps sizes few.
 pub fn padded_keys(keys: usize) -> usize {
     (keys + TILE_QUERIES - 1).next_multiple_of(64)
 }
@@ -160,6 +160,8 @@ mod tests {
     /// What the kernel reads, by its own arithmetic, is there.
     #[test]
     fn tiles_end_within_the_padding() {
+        // Six queries and 382 keys: it reads 13 tiles of 32.
+        assert_eq!(padded_keys(382), 448);
         for head_dim in TILED_DIMS {
             let tile = tile_keys(head_dim);
             for queries in 2..=130_usize {
