@@ -143,6 +143,7 @@ const TAMPERS: &[(Tamper, &[&str])] = &[
             "stale_cache_after_a_token_of_warmup",
             "warmup_leaves_no_trace",
             "best_tokens_agree_with_full_rows",
+            "bias_and_masks_are_applied",
             "reload_equals_first",
             "another_thread_equals_first",
         ],
