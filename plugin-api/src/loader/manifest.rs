@@ -309,7 +309,7 @@ mod tests {
         assert_eq!(m.device_code, ["sm_90"]);
         assert_eq!(m.libraries[0].search, ["$ORIGIN", "/opt/x"]);
         assert_eq!(m.libraries[0].fix, "apt install x");
-        let driver = m.driver.expect("it has one");
+        let driver = m.driver.as_ref().expect("it has one");
         assert_eq!((driver.least, driver.no_device), (12080, -100));
         assert_eq!((&*driver.name, &*driver.least_name, &*driver.init), ("D driver", "570", "start"));
         assert_eq!(m.cpu_features.join(","), crate::manifest::features::used());

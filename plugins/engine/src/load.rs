@@ -46,9 +46,8 @@ fn load_onto(
     request: &LoadRequest,
     progress: &mut Progress<'_>,
 ) -> Result<Loaded<AnyExecutor>> {
-    let mut types =
-        Types::choose(target.compute, target.ops.place(), request.weight_dtype, request.kv_dtype)?;
-    types.expand |= target.ops.expands();
+    let types = Types::choose(target.compute, target.ops.place(), request.weight_dtype, request.kv_dtype)?;
+    let types = if target.ops.expands() { types.expanded() } else { types };
     let options = Options::of(request);
     let overrides = overrides(&options)?;
     let dense = dense_weights(&options)?;
