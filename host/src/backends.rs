@@ -26,7 +26,8 @@ fn text(overview: &Overview) -> String {
 /// A plugin with its devices, a line each.
 fn plugin(row: &Row, overview: &Overview) -> String {
     let facts = [row.version.clone(), row.engine.clone(), row.abi.as_ref().map(|abi| format!("ABI {abi}"))];
-    let facts: Vec<String> = facts.into_iter().flatten().filter(|fact| !fact.is_empty()).collect();
+    let facts = facts.into_iter().chain([row.pre_release.then(|| "pre-release".to_owned())]);
+    let facts: Vec<String> = facts.flatten().filter(|fact| !fact.is_empty()).collect();
     let mut text = format!("{}  {}\n", [vec![row.name.clone()], facts].concat().join(", "), row.plugin);
     if row.verdict.code != "OK" || row.devices.is_empty() {
         text += &format!("  {}: {}\n", row.verdict.code, row.verdict.cause);

@@ -109,7 +109,8 @@ fn machine(hardware: &Hardware) -> Vec<String> {
 /// A plugin with its verdict first, which is what one looks for.
 fn plugin(row: &Row) -> String {
     let Judgement { code, cause, fix } = &row.verdict;
-    let mut text = format!("{code:<18} {}  {}\n", row.name, row.plugin);
+    let status = if row.pre_release { ", pre-release" } else { "" };
+    let mut text = format!("{code:<18} {}{status}  {}\n", row.name, row.plugin);
     if *code != "OK" {
         text += &indent(&advice(cause, fix));
         text += &last_lines(code, &row.said);

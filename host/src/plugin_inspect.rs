@@ -130,6 +130,9 @@ impl Report {
         lines.add_some("models", &m.formats.join(", "));
         lines.add_some("device code", &m.device_code.join(", "));
         lines.add_some("cpu features", &m.cpu_features.join(", "));
+        if m.is_pre_release() {
+            lines.add("status", "pre-release: it has not been recorded to work on the devices it is for");
+        }
         if m.test {
             lines.add("test", "yes: it is never chosen automatically");
         }

@@ -29,8 +29,8 @@ pub struct BackendFacts {
     pub plugin: String,
     pub digest: String,
     pub device: Device,
-    /// Not for production: it says so itself.
-    pub test: bool,
+    /// It says of itself that it has not been seen to work where it is meant to, or that it is for tests.
+    pub pre_release: bool,
 }
 
 impl BackendFacts {
@@ -45,7 +45,7 @@ impl BackendFacts {
             plugin: choice.path.display().to_string(),
             digest: choice.digest.clone(),
             device: choice.device.clone(),
-            test: m.test,
+            pre_release: m.test || m.is_pre_release(),
         }
     }
 
@@ -65,6 +65,18 @@ impl BackendFacts {
             self.abi,
             self.plugin,
         );
+        if self.pre_release {
+            tracing::warn!(
+                "backend {} is a pre-release: it has not been recorded to work on devices like this one. Its answers \
+                 were compared with known ones just now; `sconce plugin test` says more",
+                self.id,
+            );
+        }
+    }
+
+    /// How far the backend is, in the words of pool managers.
+    pub fn status(&self) -> &'static str {
+        if self.pre_release { "pre-release" } else { "production" }
     }
 }
 

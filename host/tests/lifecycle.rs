@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{DEADLINE, Server, eventually, free_port};
+use support::{DEADLINE, Server, eventually, free_port, plugin, sconce, text};
 
 const COMPLETIONS: &str = "/v1/completions";
 
@@ -147,6 +147,24 @@ fn the_manager_is_told_once() {
     assert_eq!(message["model"], models["data"][0]["id"]);
     // Longer than the wait before a second attempt.
     assert_eq!(told.recv_timeout(Duration::from_millis(1500)), Err(mpsc::RecvTimeoutError::Timeout));
+}
+
+/// The mock says of itself that it is a pre-release; the CPU plugin does not.
+#[test]
+fn a_pre_release_is_said_wherever_it_is_used() {
+    let (url, told) = manager(0, &[200]);
+    let server = worker(&url, &[]);
+    assert_eq!(told.recv_timeout(DEADLINE).expect("a message")["status"], "pre-release");
+    assert_eq!(server.get("/health").ok()["backend"]["status"], "pre-release");
+    let said = server.log().lines().filter(|line| line.contains("backend mock is a pre-release")).count();
+    assert_eq!(said, 1, "{}", server.log());
+    sconce(&["backends", "--backend", "mock"]).done_with(&[", pre-release  "]);
+    sconce(&["doctor", "--backend", "mock"]).done_with(&["mock, pre-release  "]);
+    sconce(&["plugin", "inspect", text(&plugin("mock"))]).done_with(&["status          pre-release"]);
+
+    let server = Server::demo();
+    assert_eq!(server.get("/health").ok()["backend"]["status"], "production");
+    assert!(!server.log().contains("pre-release"), "{}", server.log());
 }
 
 #[test]

@@ -295,6 +295,7 @@ fn a_report_is_data() {
 #[test]
 fn every_fault_is_noticed_by_its_case() {
     let faults = [
+        ("stale_kv", "stale_cache_after_a_token_of_warmup"),
         ("stale_kv", "warmup_leaves_no_trace"),
         ("dirty_slots", "second_request_equals_first"),
         ("neighbour", "batch_equals_alone"),

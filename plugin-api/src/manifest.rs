@@ -39,8 +39,29 @@ pub struct Manifest {
     pub libraries: &'static [Library],
     /// The driver without which no device works.
     pub driver: Option<Driver>,
+    /// Whether it has been seen to work where it is meant to.
+    pub status: Status,
     /// True for plugins that are never chosen automatically.
     pub test: bool,
+}
+
+/// How far a plugin is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// `sconce plugin test` has passed on the devices it is for.
+    Release,
+    /// It has not, or nobody has recorded it. The host says so whenever it uses the plugin.
+    PreRelease,
+}
+
+impl Status {
+    /// The word for it in the manifest.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Status::Release => "release",
+            Status::PreRelease => "pre-release",
+        }
+    }
 }
 
 /// A library the plugin needs, and where it is looked for before the system's own places.
@@ -260,6 +281,7 @@ impl Manifest {
             .list("device_code", self.device_code)
             .libraries(self.libraries)
             .driver(&self.driver)
+            .field("status", self.status.name())
             .raw(if self.test { ",\"test\":true}" } else { ",\"test\":false}" })
             .framed()
     }

@@ -7,6 +7,7 @@
 //! x86-64 psABI, section 3.1.1.
 
 /// OSXSAVE in ecx of leaf 1: the operating system saves registers with XSAVE, and XCR0 can be read.
+#[cfg(target_arch = "x86_64")]
 pub const OSXSAVE: u32 = 1 << 27;
 /// In ecx of leaf 1: a hypervisor answers.
 const HYPERVISOR: u32 = 1 << 31;

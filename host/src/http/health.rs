@@ -73,10 +73,12 @@ fn backend(state: &State) -> Value {
         "abi": b.abi,
         "plugin": b.plugin,
         "digest": b.digest,
+        "status": b.status(),
         "device": {
             "index": b.device.index,
             "kind": b.device.kind_name(),
             "name": b.device.name,
+            "class": b.device.class,
             "arch": b.device.arch,
             "score": b.device.score,
             "quirks": b.device.quirks,

@@ -42,6 +42,9 @@ pub struct Device {
     pub score: u32,
     /// Why it cannot, if it says so.
     pub why: Option<String>,
+    /// What pool managers know such devices as, if the plugin says.
+    #[serde(default)]
+    pub class: Option<String>,
     /// Option switches that made it compute rightly, as `KEY` or `KEY=VALUE`.
     pub quirks: Vec<String>,
 }
@@ -172,6 +175,7 @@ pub(super) fn full_name(id: &str, variant: &str) -> String {
 
 impl Device {
     fn from_wire(info: &DeviceInfo) -> Self {
+        let more = |key: &str| info.ext.iter().find(|kv| kv.key == key).map(|kv| kv.s.to_string());
         Device {
             index: info.index,
             kind: info.kind,
@@ -182,7 +186,8 @@ impl Device {
             mem_total: info.mem_total,
             mem_free: info.mem_free,
             score: info.score,
-            why: info.ext.iter().find(|kv| kv.key == "why").map(|kv| kv.s.to_string()),
+            why: more("why"),
+            class: more("class"),
             quirks: Vec::new(),
         }
     }

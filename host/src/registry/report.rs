@@ -1,5 +1,6 @@
 //! Plugins and devices as data, for `/health`, `sconce backends` and `sconce doctor`.
 
+use sconce_plugin_api::loader::PluginManifest;
 use serde::Serialize;
 
 use super::Candidate;
@@ -37,6 +38,8 @@ pub struct Row {
     pub version: Option<String>,
     pub abi: Option<String>,
     pub engine: Option<String>,
+    /// It says of itself that it has not been seen to work where it is meant to.
+    pub pre_release: bool,
     #[serde(flatten)]
     pub verdict: Judgement,
     pub devices: Vec<DeviceRow>,
@@ -84,8 +87,7 @@ impl Judgement {
 /// A candidate with the verdict that the decision gave it.
 pub fn row(candidate: &Candidate, verdict: &Verdict, flags: &str) -> Row {
     let manifest = candidate.manifest.as_ref();
-    let text =
-        |of: fn(&sconce_plugin_api::loader::PluginManifest) -> &String| manifest.map(|m| of(m).clone());
+    let text = |of: fn(&PluginManifest) -> &String| manifest.map(|m| of(m).clone());
     Row {
         plugin: candidate.path.display().to_string(),
         name: candidate.name(),
@@ -94,6 +96,7 @@ pub fn row(candidate: &Candidate, verdict: &Verdict, flags: &str) -> Row {
         version: text(|m| &m.version),
         abi: text(|m| &m.abi),
         engine: text(|m| &m.engine),
+        pre_release: manifest.is_some_and(PluginManifest::is_pre_release),
         verdict: Judgement::new(verdict, &candidate.path, flags),
         devices: candidate.devices().iter().map(|probed| device_row(candidate, probed, flags)).collect(),
         said: candidate.said.trim().to_owned(),

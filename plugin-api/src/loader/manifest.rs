@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::{FORMAT, HEADER_BYTES, MAGIC};
+use crate::manifest::{Status, FORMAT, HEADER_BYTES, MAGIC};
 
 use super::object_file;
 
@@ -59,9 +59,19 @@ pub struct PluginManifest {
     /// Driver it needs.
     #[serde(default)]
     pub driver: Option<DriverFloor>,
+    /// `release`, or `pre-release` for one that has not been seen to work where it is meant to; empty before ABI 1.1.
+    #[serde(default)]
+    pub status: String,
     /// Never chosen automatically.
     #[serde(default)]
     pub test: bool,
+}
+
+impl PluginManifest {
+    /// Whether it says that it has not been seen to work where it is meant to.
+    pub fn is_pre_release(&self) -> bool {
+        self.status == Status::PreRelease.name()
+    }
 }
 
 /// A library the plugin needs: what `crate::manifest::Library` says.
@@ -258,7 +268,7 @@ fn unframe(section: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::{Driver, Library, Manifest, Rendered};
+    use crate::manifest::{Driver, Library, Manifest, Rendered, Status};
 
     const RENDERED: Rendered = Manifest {
         id: "org.example.test",
@@ -283,6 +293,7 @@ mod tests {
             no_device: -100,
             fix: "",
         }),
+        status: Status::PreRelease,
         test: true,
     }
     .render();
@@ -298,12 +309,19 @@ mod tests {
         assert_eq!(m.device_code, ["sm_90"]);
         assert_eq!(m.libraries[0].search, ["$ORIGIN", "/opt/x"]);
         assert_eq!(m.libraries[0].fix, "apt install x");
-        let driver = m.driver.expect("it has one");
+        let driver = m.driver.as_ref().expect("it has one");
         assert_eq!((driver.least, driver.no_device), (12080, -100));
         assert_eq!((&*driver.name, &*driver.least_name, &*driver.init), ("D driver", "570", "start"));
         assert_eq!(m.cpu_features.join(","), crate::manifest::features::used());
         assert_eq!(m.abi, crate::abi::ABI_VERSION);
-        assert!(m.test);
+        assert!(m.test && m.is_pre_release());
+    }
+
+    #[test]
+    fn a_manifest_from_before_there_was_a_status_is_a_release() {
+        let text = String::from_utf8_lossy(&BYTES[HEADER_BYTES..]).replace(",\"status\":\"pre-release\"", "");
+        let old: PluginManifest = serde_json::from_str(&text).expect("the rest is sound");
+        assert!(old.status.is_empty() && !old.is_pre_release());
     }
 
     #[test]

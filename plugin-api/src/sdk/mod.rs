@@ -22,7 +22,7 @@ pub use crate::abi::{
     codes, Bias, Chunk, Code, DeviceInfo, ForwardStats, KeyValue, LoadRequest, Mask, Metric, ModelCheck,
     ModelInfo, ModelSource, Reserve,
 };
-pub use crate::manifest::{Driver, Library, Manifest};
+pub use crate::manifest::{Driver, Library, Manifest, Status};
 
 #[doc(hidden)]
 pub use export::{create, info};

@@ -62,6 +62,7 @@ impl Plugin for Toy {
         device_code: &[],
         libraries: &[],
         driver: None,
+        status: Status::Release,
         test: true,
     };
     type Executor = ToyExecutor;

@@ -66,7 +66,7 @@ fn what_a_plugin_lacks_is_skipped() {
 
 /// Faults of the mock, and exactly the cases that fail for each.
 const FAULTS: &[(&str, &[&str])] = &[
-    ("stale_kv", &["warmup_leaves_no_trace"]),
+    ("stale_kv", &["stale_cache_after_a_token_of_warmup", "warmup_leaves_no_trace"]),
     (
         "neighbour",
         &[
@@ -140,8 +140,10 @@ const TAMPERS: &[(Tamper, &[&str])] = &[
         // Full rows only, so that the best tokens differ from them too.
         &[
             "answers_are_right",
+            "stale_cache_after_a_token_of_warmup",
             "warmup_leaves_no_trace",
             "best_tokens_agree_with_full_rows",
+            "bias_and_masks_are_applied",
             "reload_equals_first",
             "another_thread_equals_first",
         ],

@@ -11,7 +11,7 @@ use sconce_engine::AnyExecutor;
 use sconce_plugin_api::export_plugin;
 use sconce_plugin_api::sdk::{
     Code, DeviceInfo, Error, LoadRequest, Loaded, Manifest, ModelCheck, ModelSource, Options, Plugin,
-    Progress, Result,
+    Progress, Result, Status,
 };
 
 /// The plugin. It holds nothing: there is one processor, and it is always open.
@@ -31,6 +31,7 @@ impl Plugin for Cpu {
         device_code: &[],
         libraries: &[],
         driver: None,
+        status: Status::Release,
         test: false,
     };
     type Executor = AnyExecutor;

@@ -1,6 +1,6 @@
 //! What the host knows of this backend before it opens it: which libraries and which driver it needs.
 
-use sconce_plugin_api::sdk::{Driver, Library, Manifest};
+use sconce_plugin_api::sdk::{Driver, Library, Manifest, Status};
 
 /// See [`Manifest`].
 pub const MANIFEST: Manifest = Manifest {
@@ -16,6 +16,7 @@ pub const MANIFEST: Manifest = Manifest {
     device_code: crate::images::NAMES,
     libraries: LIBRARIES,
     driver: Some(DRIVER),
+    status: Status::Release,
     test: false,
 };
 

@@ -47,6 +47,7 @@ fn load_onto(
     progress: &mut Progress<'_>,
 ) -> Result<Loaded<AnyExecutor>> {
     let types = Types::choose(target.compute, target.ops.place(), request.weight_dtype, request.kv_dtype)?;
+    let types = if target.ops.expands() { types.expanded() } else { types };
     let options = Options::of(request);
     let overrides = overrides(&options)?;
     let dense = dense_weights(&options)?;

@@ -248,6 +248,11 @@ pub trait Ops: Send + Sync {
         Place::Tensors
     }
 
+    /// Whether quantised weights become dense as they are loaded, for a backend that shall not multiply with them.
+    fn expands(&self) -> bool {
+        false
+    }
+
     /// How weights come onto the device, where the backend has a way of its own.
     fn upload(&self) -> Option<&dyn Upload> {
         None

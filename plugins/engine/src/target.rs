@@ -77,6 +77,11 @@ impl Types {
         }
     }
 
+    /// The same without anything quantised.
+    pub fn expanded(self) -> Types {
+        Types { expand: true, dense: DenseAs::Compute, ..self }
+    }
+
     /// Decides what the request left open: as `asked`, or else by the number of parameters.
     pub fn settle(self, asked: DenseAs, parameters: u64) -> Types {
         let packs = self.compute == DType::F32 && parameters >= PACK_FROM;

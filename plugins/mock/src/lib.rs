@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use sconce_plugin_api::sdk::{
     Code, DeviceInfo, Error, LoadRequest, Loaded, Manifest, ModelCheck, ModelSource, Options, Plugin,
-    Progress, Result, codes,
+    Progress, Result, Status, codes,
 };
 
 use answers::Answers;
@@ -52,6 +52,7 @@ impl Plugin for Mock {
         device_code: &[],
         libraries: &[],
         driver: None,
+        status: Status::PreRelease,
         test: true,
     };
     type Executor = MockExecutor;

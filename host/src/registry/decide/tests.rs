@@ -25,6 +25,7 @@ fn plugin(name: &str, kind: &str, scores: &[u32]) -> Candidate {
             mem_free: 0,
             score: *score,
             why: None,
+            class: None,
             quirks: Vec::new(),
         },
         verdict: Verdict::Ok,

@@ -49,7 +49,7 @@ enum Said {
         devices: Vec<Device>,
     },
     /// The next of the devices was checked.
-    Device(ProbedDevice),
+    Device(Box<ProbedDevice>),
 }
 
 /// The child's end.
@@ -91,7 +91,7 @@ impl Writer {
     }
 
     pub fn device(&mut self, device: ProbedDevice) -> std::io::Result<()> {
-        self.line(Said::Device(device))
+        self.line(Said::Device(Box::new(device)))
     }
 
     fn line(&mut self, said: Said) -> std::io::Result<()> {
@@ -116,7 +116,7 @@ pub fn read(path: &Path, nonce: u64) -> Read {
             Said::Opened { abi, engine, devices } => {
                 (read.abi, read.engine, read.devices) = (abi, engine, Some(devices));
             }
-            Said::Device(device) => read.checked.push(device),
+            Said::Device(device) => read.checked.push(*device),
         }
     }
     read

@@ -71,6 +71,30 @@ pub fn second_request_equals_first(bench: &mut Bench<'_>) -> Outcome {
     Ok(())
 }
 
+/// What the systems that sconce replaces failed at, with their own tokens: `Hello` to warm up, then `Once upon a
+/// time`, then the same again. Their cache still held the warm-up, and they answered `cannot broadcast [4, 4] to
+/// [1, 4, 4, 5]`, or other text.
+pub fn stale_cache_after_a_token_of_warmup(bench: &mut Bench<'_>) -> Outcome {
+    let mut cold = bench.fresh()?;
+    let known = |ids: &[u32]| -> Vec<u32> { ids.iter().map(|id| id % cold.info.vocab).collect() };
+    let (hello, once) = (known(&[15_043]), known(&[9_038, 2_501, 263, 931]));
+    let expected = greedy(&mut cold, &once, 8)?;
+    drop(cold);
+    let mut warm = bench.fresh()?;
+    warm.warmup(1)?;
+    greedy(&mut warm, &hello, 1)?;
+    for request in ["the first request", "the second request"] {
+        let seq = warm.create()?;
+        let mut row = warm.feed(seq, &once)?;
+        for (at, (id, wanted)) in expected.iter().enumerate() {
+            warm.agree(&format!("{request}, token {at}"), wanted, &row)?;
+            row = warm.feed(seq, &[*id])?;
+        }
+        warm.free(seq);
+    }
+    Ok(())
+}
+
 /// A one-token warm-up and a four-token prompt: the cache must not remember the former.
 pub fn warmup_leaves_no_trace(bench: &mut Bench<'_>) -> Outcome {
     let mut cold = bench.fresh()?;

@@ -23,6 +23,7 @@ pub const ALL: &[(&str, Case)] = &[
     ("prompts_are_told_apart", equality::prompts_are_told_apart),
     ("greedy_is_repeatable", equality::greedy_is_repeatable),
     ("second_request_equals_first", equality::second_request_equals_first),
+    ("stale_cache_after_a_token_of_warmup", equality::stale_cache_after_a_token_of_warmup),
     ("warmup_leaves_no_trace", equality::warmup_leaves_no_trace),
     ("chunked_prefill_equals_one_shot", equality::chunked_prefill_equals_one_shot),
     ("batch_equals_alone", equality::batch_equals_alone),

@@ -1,6 +1,6 @@
 //! Blocks as tensors of a device: simple, and right on every one.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use sconce_formats::memory::KvType;
 
 use super::store::runs;
@@ -21,8 +21,12 @@ impl TensorStore {
             KvType::BF16 => DType::BF16,
             KvType::Q8_0 => candle_core::bail!("tensors of q8_0 cannot be written by rows"),
         };
-        let zeros =
-            || Tensor::zeros((blocks * BLOCK, layout.kv_heads, layout.head_dim), dtype, &layout.device);
+        let shape = (blocks * BLOCK, layout.kv_heads, layout.head_dim);
+        let zeros = || match &layout.device {
+            // What candle makes there itself is as long as the next power of two; what it copies there is not.
+            device @ Device::Metal(_) => Tensor::zeros(shape, dtype, &Device::Cpu)?.to_device(device),
+            device => Tensor::zeros(shape, dtype, device),
+        };
         let layers = (0..layout.layers).map(|_| Ok((zeros()?, zeros()?))).collect::<Result<_>>()?;
         Ok(TensorStore { dtype, layers })
     }

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::*;
 use crate::cpu::CpuOps;
+use crate::ops::{CandleOps, Ops};
 use crate::testing::{Logits, Model, distance, fixtures, option, request, target, tiny, tiny_config};
 
 /// Reference logits and ids beside a model, and how far a run may be off.
@@ -364,6 +365,46 @@ fn quantised_weights_are_reported_as_such() {
     let model = Model::open(&path);
     assert_eq!((model.info.weight_dtype, model.info.compute_dtype), (dtype::QUANTISED, dtype::F32));
     assert!(model.info.weights_bytes < std::fs::metadata(&path).expect("a file").len());
+}
+
+#[test]
+fn a_backend_that_expands_has_nothing_packed() {
+    let dir = tiny();
+    let mut request = request(dir.path());
+    request.options.push(option(DENSE_WEIGHTS, "q8_0"));
+    let mut model = Model::load(&request, Arc::new(Expanding)).expect("it loads");
+    assert_eq!(model.info.weight_dtype, dtype::F32);
+    model.all_logits(&[1, 2, 3]);
+}
+
+/// Operations that shall not multiply with quantised weights.
+struct Expanding;
+
+impl Ops for Expanding {
+    fn expands(&self) -> bool {
+        true
+    }
+
+    fn linear(
+        &self,
+        x: &candle_core::Tensor,
+        linear: &crate::Linear,
+    ) -> candle_core::Result<candle_core::Tensor> {
+        assert!(!linear.weight.is_quantised(), "its weights are floats");
+        CandleOps.linear(x, linear)
+    }
+}
+
+#[test]
+fn a_backend_that_expands_gets_floats_and_the_same_answers() {
+    let Some(root) = fixtures() else { return };
+    let path = root.join("models/tales/gguf/tales.Q4_K_M.gguf");
+    let prompt = [1, 9, 40, 7];
+    let mut expanded = Model::load(&request(&path), Arc::new(Expanding)).expect("it loads");
+    assert_eq!(expanded.info.weight_dtype, dtype::F32);
+    let floats = LoadRequest { weight_dtype: dtype::F32, ..request(&path) };
+    let mut expected = Model::load(&floats, Arc::new(CpuOps)).expect("it loads");
+    assert!(distance(&expanded.all_logits(&prompt), &expected.all_logits(&prompt)) < 1e-3);
 }
 
 #[test]

@@ -55,6 +55,7 @@ fn opened(verdicts: &[Verdict]) -> Opened {
             mem_free: 4,
             score: 100,
             why: None,
+            class: None,
             quirks: vec!["plain".into()],
         },
         verdict: verdict.clone(),
