@@ -29,7 +29,7 @@ pub use gpu::{Gpu, Node};
 pub use nvidia::SmiFailure;
 pub use roots::Roots;
 pub use system::{Driver, Library, System};
-pub use vendor::VARIABLES;
+pub use vendor::{VARIABLES, VENDORS};
 #[cfg(test)]
 pub use vendor::Vendor;
 
