@@ -4,7 +4,7 @@
 //! their own, of which only they know.
 
 use sconce_formats::memory::{
-    Holding, KV_BLOCK, KvType, WeightBytes, cpu_packed_share, kv_budget, machine, packed_copies,
+    Holding, KV_BLOCK, KV_SHARE, KvType, WeightBytes, cpu_packed_share, kv_budget, machine, packed_copies,
 };
 use sconce_formats::{ModelConfig, ModelHeader};
 use serde::Serialize;
@@ -136,7 +136,8 @@ fn on_machine(
 ) -> Machine {
     let Asked { context, sequences, held, kv, kv_bytes } = asked;
     let left = memory.free.saturating_sub(weights.allocated());
-    let budget = kv_bytes.unwrap_or_else(|| kv_budget(left, weights.quantised(), cpu_packed_share()));
+    let budget =
+        kv_bytes.unwrap_or_else(|| kv_budget(left, weights.quantised(), cpu_packed_share(), KV_SHARE));
     let block_bytes = KV_BLOCK as u64 * kv.bytes(config.kv_bytes_per_token(1));
     // A state that does not grow with the text fits however long that is.
     let fitting = budget.checked_div(block_bytes).and_then(|blocks| usize::try_from(blocks).ok());

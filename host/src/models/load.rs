@@ -16,15 +16,20 @@ use crate::metrics::EngineMetrics;
 use crate::registry::{Backend, Device, LoadPlan};
 use crate::scheduler::{Engine, Limits, Worker};
 
-/// Most tokens in one step.
+/// Most tokens in one step on the host's processor, and what every backend takes.
 pub const MAX_BATCH_TOKENS: u32 = 512;
+/// The same on an accelerator, where reading the weights for so few would take as long as computing.
+const ACCELERATOR_BATCH_TOKENS: u32 = 2048;
 
 /// What the flags ask a backend for.
 pub fn plan(args: &EngineArgs, device: &Device, max_sequences: u32) -> LoadPlan {
     LoadPlan {
         device: device.index,
         max_context: args.ctx.unwrap_or(0),
-        max_batch_tokens: MAX_BATCH_TOKENS,
+        max_batch_tokens: match device.is_accelerator() {
+            true => ACCELERATOR_BATCH_TOKENS,
+            false => MAX_BATCH_TOKENS,
+        },
         max_sequences,
         threads: args.threads.unwrap_or_else(environment::usable_threads) as u32,
         weight_dtype: dtype::AUTO,
@@ -99,6 +104,7 @@ pub fn start(
     metrics: Arc<EngineMetrics>,
     tell: impl Fn(Loading) -> bool + Send + 'static,
 ) -> Result<JoinHandle<()>, Error> {
+    let limits = Limits { max_batch_tokens: plan.max_batch_tokens, ..limits };
     let run = move || match load_with_progress(&backend, &source, &plan, |n| tell(Loading::Percent(n))) {
         Err(error) => {
             tell(Loading::Failed(error));

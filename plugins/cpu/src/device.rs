@@ -39,6 +39,7 @@ pub fn open(threads: u32) -> Target {
         compute: COMPUTE,
         free_memory: Box::new(|| memory::machine().map(|memory| memory.free)),
         packed_share: memory::cpu_packed_share(),
+        kv_share: memory::KV_SHARE,
     }
 }
 

@@ -7,7 +7,7 @@
 // A token that is not written, for steps padded to a fixed size.
 constexpr unsigned NO_SLOT = 0xffffffffu;
 
-// Grid: (tokens, pieces of 8 elements / blockDim, keys and values). No shared memory.
+// Grid: (tokens, pieces of 8 elements / blockDim, keys and values). No shared memory, at most 22 registers.
 //
 // `keys`, `values`: `[tokens, width]`, neighbouring tokens `*_stride` elements apart. `to_*`: `[rows, width]`.
 template <class From, class To>
@@ -18,7 +18,8 @@ __device__ __forceinline__ void append(const From *keys, const From *values, To 
     const unsigned slot = slots[blockIdx.x];
     if (at >= width || slot == NO_SLOT || slot >= static_cast<unsigned>(rows)) return;
     const bool second = blockIdx.z == 1;
-    const From *from = (second ? values : keys) + static_cast<size_t>(blockIdx.x) * (second ? value_stride : key_stride);
+    const size_t stride = second ? value_stride : key_stride;
+    const From *from = (second ? values : keys) + blockIdx.x * stride;
     To *to = (second ? to_values : to_keys) + static_cast<size_t>(slot) * width;
     float x[8];
     load8(from + at, x);
@@ -26,10 +27,10 @@ __device__ __forceinline__ void append(const From *keys, const From *values, To 
 }
 
 #define APPEND(NAME, FROM, TO)                                                                                         \
-    extern "C" __global__ void sconce_append_##NAME(const FROM *keys, const FROM *values, TO *to_keys, TO *to_values,        \
-                                             const unsigned *slots, int width, int key_stride, int value_stride,      \
-                                             int rows) {                                                         \
-        append<FROM, TO>(keys, values, to_keys, to_values, slots, width, key_stride, value_stride, rows);             \
+    extern "C" __global__ void sconce_append_##NAME(const FROM *keys, const FROM *values, TO *to_keys, TO *to_values,  \
+                                             const unsigned *slots, int width, int key_stride, int value_stride,       \
+                                             int rows) {                                                               \
+        append<FROM, TO>(keys, values, to_keys, to_values, slots, width, key_stride, value_stride, rows);              \
     }
 
 APPEND(f32_f32, float, float)

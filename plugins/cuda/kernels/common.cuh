@@ -97,8 +97,19 @@ __device__ __forceinline__ size_t cache_row(const unsigned *table, int token) {
     return static_cast<size_t>(table[token / KV_BLOCK]) * KV_BLOCK + token % KV_BLOCK;
 }
 
+// 2 to the power of x; numbers too small for a normal float are 0.
+__device__ __forceinline__ float power_of_two(float x) {
+#ifdef SCONCE_EMULATED
+    return exp2f(x);
+#else
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
+#endif
+}
+
 // A score before the mask, in units of log2 so that weights are powers of two. `softcap` 0: none.
 __device__ __forceinline__ float score(float product, float scale, float softcap) {
-    const float s = product * scale;
-    return (softcap > 0.0f ? softcap * tanhf(s / softcap) : s) * LOG2_E;
+    if (softcap > 0.0f) return softcap * tanhf(product * scale / softcap) * LOG2_E;
+    return product * (scale * LOG2_E);
 }

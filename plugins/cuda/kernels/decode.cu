@@ -65,7 +65,8 @@ template <int HEADS> struct Running {
     float highest, sum;
 };
 
-template <class T, int HEADS, int LANES> __device__ __forceinline__ void decode(const Decode &a, const T *keys, const T *values) {
+template <class T, int HEADS, int LANES>
+__device__ __forceinline__ void decode(const Decode &a, const T *keys, const T *values) {
     constexpr int PER_WARP = 32 / LANES, PER_BLOCK = WARPS * PER_WARP;
     constexpr int PIECES = sizeof(T) * 8 / 16;
     constexpr int STAGES = RING_BYTES / (THREADS * 2 * PIECES * 16);
@@ -118,8 +119,8 @@ template <class T, int HEADS, int LANES> __device__ __forceinline__ void decode(
     };
     auto copy = [&](int stage, int token, unsigned block) {
         const bool valid = token < to && active;
-        const size_t at = ((static_cast<size_t>(block) * KV_BLOCK + token % KV_BLOCK) * a.kv_heads + kv_head) * a.head_dim + column;
-        const size_t safe = valid ? at : 0;
+        const size_t row = static_cast<size_t>(block) * KV_BLOCK + token % KV_BLOCK;
+        const size_t safe = valid ? (row * a.kv_heads + kv_head) * a.head_dim + column : 0;
 #pragma unroll
         for (int i = 0; i < PIECES; i++) {
             copy_async(piece(stage, 0, i), reinterpret_cast<const unsigned char *>(keys + safe) + i * 16, valid);
@@ -163,11 +164,11 @@ template <class T, int HEADS, int LANES> __device__ __forceinline__ void decode(
         float weight = 0.0f, shrink = 1.0f;
         if (token < to) {
             if (own > state.highest) {
-                shrink = exp2f(state.highest - own);
+                shrink = power_of_two(state.highest - own);
                 state.highest = own;
             }
             // A NaN is not larger than anything, and stays one here.
-            weight = exp2f(own - state.highest);
+            weight = power_of_two(own - state.highest);
             state.sum = state.sum * shrink + weight;
         }
         // A maximum is rarely exceeded once some tokens have passed.
@@ -195,7 +196,7 @@ template <class T, int HEADS, int LANES> __device__ __forceinline__ void decode(
     for (int step = LANES; step < 32; step *= 2) {
         const float other = __shfl_xor_sync(ALL_LANES, state.highest, step);
         const float highest = fmaxf(state.highest, other);
-        const float shrink = exp2f(state.highest - highest);
+        const float shrink = power_of_two(state.highest - highest);
         state.highest = highest;
         state.sum *= shrink;
         state.sum += __shfl_xor_sync(ALL_LANES, state.sum, step);
@@ -231,7 +232,7 @@ template <class T, int HEADS, int LANES> __device__ __forceinline__ void decode(
         for (int w = 0; w < WARPS; w++) highest = fmaxf(highest, warp_highest[w][h]);
 #pragma unroll
         for (int w = 0; w < WARPS; w++) {
-            const float shrink = exp2f(warp_highest[w][h] - highest);
+            const float shrink = power_of_two(warp_highest[w][h] - highest);
             sum += warp_sums[w][h] * shrink;
             out += joined[(w * HEADS + h) * a.head_dim + e] * shrink;
         }
@@ -250,17 +251,19 @@ template <class T, int HEADS, int LANES> __device__ __forceinline__ void decode(
 }
 
 // Grid: (splits, kv_heads * parts of a group, spans). Block: 128. Static shared memory: 32 KiB and the warps' sums.
+// Registers with nvcc 13.0 for 8.0 to 12.0, none spilled: at most 58 for one head, 78 for two, 106 for four, 168 for
+// eight.
 // `head_dim`: a multiple of 8, more than LANES * 4 (or LANES is 8) and at most LANES * 8.
 #define DECODE(NAME, T, HEADS, LANES)                                                                                  \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                             \
-        sconce_decode_##NAME##_h##HEADS##_l##LANES(const void *q, const T *keys, const T *values, const unsigned *rows,      \
-                                            const unsigned *tables, const unsigned *lengths, void *out, float *parts, \
-                                            float *sums, int type, int heads, int kv_heads, int head_dim,             \
-                                            int q_stride, int widest, int splits, int window, float scale,            \
-                                            float softcap) {                                                          \
-        const Decode a = {q,        rows,     tables,   lengths, out,    parts,  sums,  type,                         \
-                          heads,    kv_heads, head_dim, q_stride, widest, splits, window, scale, softcap};            \
-        decode<T, HEADS, LANES>(a, keys, values);                                                                     \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
+        sconce_decode_##NAME##_h##HEADS##_l##LANES(const void *q, const T *keys, const T *values, const unsigned *rows, \
+                                            const unsigned *tables, const unsigned *lengths, void *out, float *parts,  \
+                                            float *sums, int type, int heads, int kv_heads, int head_dim,              \
+                                            int q_stride, int widest, int splits, int window, float scale,             \
+                                            float softcap) {                                                           \
+        const Decode a = {q,        rows,     tables,   lengths, out,    parts,  sums,  type,                          \
+                          heads,    kv_heads, head_dim, q_stride, widest, splits, window, scale, softcap};             \
+        decode<T, HEADS, LANES>(a, keys, values);                                                                      \
     }
 
 #define DECODE_HEADS(NAME, T, LANES)                                                                                   \
@@ -273,8 +276,8 @@ DECODE_LANES(f16, __half)
 DECODE_LANES(bf16, __nv_bfloat16)
 
 // Joins the splits. Grid: (heads, spans). Block: head_dim rounded up to whole warps. No shared memory.
-extern "C" __global__ void sconce_join_splits(const float *parts, const float *sums, const unsigned *rows, void *out, int type,
-                                       int heads, int head_dim, int splits) {
+extern "C" __global__ void sconce_join_splits(const float *parts, const float *sums, const unsigned *rows, void *out,
+                                              int type, int heads, int head_dim, int splits) {
     const int head = blockIdx.x, span = blockIdx.y, e = threadIdx.x;
     if (e >= head_dim) return;
     const size_t first = (static_cast<size_t>(span) * heads + head) * splits;
@@ -283,7 +286,7 @@ extern "C" __global__ void sconce_join_splits(const float *parts, const float *s
     float sum = 0.0f, total = 0.0f;
     for (int i = 0; i < splits; i++) {
         // A split without tokens wrote zeros, and its maximum makes the weight 0.
-        const float weight = exp2f(sums[(first + i) * 2] - highest);
+        const float weight = power_of_two(sums[(first + i) * 2] - highest);
         sum += sums[(first + i) * 2 + 1] * weight;
         total += parts[(first + i) * head_dim + e] * weight;
     }

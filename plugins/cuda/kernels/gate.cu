@@ -18,7 +18,7 @@ __device__ __forceinline__ float activate(float x, int kind) {
     }
 }
 
-// Grid: (rows, ceil(n / 8 / blockDim) or ceil(n / blockDim)). No shared memory.
+// Grid: (rows, ceil(n / 8 / blockDim) or ceil(n / blockDim)). No shared memory, at most 40 registers.
 //
 // `gate`, `up`: rows of `n`, `gate_stride` and `up_stride` elements apart; `out`: `[rows, n]`. `wide`: eight elements
 // per thread; everything is then a multiple of 8 elements and starts at a multiple of 16 bytes. `up` null: the
@@ -47,8 +47,8 @@ __device__ __forceinline__ void gated(const T *gate, const T *up, T *out, int n,
 
 #define GATE(NAME, T)                                                                                                  \
     extern "C" __global__ void sconce_gate_##NAME(const T *gate, const T *up, T *out, int n, int gate_stride, int up_stride, \
-                                           int kind, int wide) {                                                      \
-        gated<T>(gate, up, out, n, gate_stride, up_stride, kind, wide);                                               \
+                                           int kind, int wide) {                                                       \
+        gated<T>(gate, up, out, n, gate_stride, up_stride, kind, wide);                                                \
     }
 
 GATE(f32, float)

@@ -29,7 +29,8 @@ template <class T> __device__ inline float half_of(unsigned packed, int which) {
     return widen(both[which]);
 }
 
-template <class T> __device__ inline void multiply_add(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+template <class T>
+__device__ inline void multiply_add(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
     struct Operands {
         unsigned a[4], b[2];
     } own = {{a[0], a[1], a[2], a[3]}, {b0, b1}};
@@ -42,7 +43,8 @@ template <class T> __device__ inline void multiply_add(float (&d)[4], const unsi
             const Operands &of = lanes.in(lane);
             for (unsigned i = 0; i < 8; i++)
                 left[lane / 4 + i / 2 % 2 * 8][lane % 4 * 2 + i % 2 + i / 4 * 8] = half_of<T>(of.a[i / 2], i % 2);
-            for (unsigned i = 0; i < 4; i++) right[lane % 4 * 2 + i % 2 + i / 2 * 8][lane / 4] = half_of<T>(of.b[i / 2], i % 2);
+            for (unsigned i = 0; i < 4; i++)
+                right[lane % 4 * 2 + i % 2 + i / 2 * 8][lane / 4] = half_of<T>(of.b[i / 2], i % 2);
         }
         for (unsigned lane = 0; lane < 32; lane++)
             for (unsigned i = 0; i < 4; i++) {
@@ -75,17 +77,23 @@ template <bool TRANSPOSED> __device__ inline void load_matrices(unsigned (&to)[4
 #else
 
 // d += a * b, for a 16 x 16 fragment `a` and a 16 x 8 fragment (`b0`, `b1`).
-template <class T> __device__ __forceinline__ void multiply_add(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);
+template <class T>
+__device__ __forceinline__ void multiply_add(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);
 
-template <> __device__ __forceinline__ void multiply_add<__half>(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
+template <>
+__device__ __forceinline__ void multiply_add<__half>(float (&d)[4], const unsigned (&a)[4], unsigned b0,
+                                                     unsigned b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 template <>
-__device__ __forceinline__ void multiply_add<__nv_bfloat16>(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
+__device__ __forceinline__ void multiply_add<__nv_bfloat16>(float (&d)[4], const unsigned (&a)[4], unsigned b0,
+                                                            unsigned b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }

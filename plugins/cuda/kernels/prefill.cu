@@ -17,7 +17,8 @@ constexpr int ROWS = WARPS * 16;
 
 // WIDTH: elements of a head in shared memory, a multiple of 16 and at least `head_dim`; what is beyond is zero. KEYS:
 // tokens of a tile.
-template <class T, int WIDTH, int KEYS> __device__ __forceinline__ void prefill(const Prefill &a, const T *keys, const T *values) {
+template <class T, int WIDTH, int KEYS>
+__device__ __forceinline__ void prefill(const Prefill &a, const T *keys, const T *values) {
     // An odd number of 16-byte pieces from row to row, so that eight rows lie in eight different groups of banks.
     constexpr int STRIDE = WIDTH + 8;
     constexpr int PIECES = WIDTH / 8;
@@ -45,7 +46,8 @@ template <class T, int WIDTH, int KEYS> __device__ __forceinline__ void prefill(
             const int key = first + at / PIECES, column = at % PIECES * 8;
             const bool valid = key < tile.keys_end && column < a.head_dim;
             const size_t row = valid ? cache_row(tile.table, key) : 0;
-            copy_async(to + at / PIECES * STRIDE + column, from + (row * a.kv_heads + tile.kv_head) * a.head_dim + (valid ? column : 0), valid);
+            const size_t element = (row * a.kv_heads + tile.kv_head) * a.head_dim + (valid ? column : 0);
+            copy_async(to + at / PIECES * STRIDE + column, from + element, valid);
         }
         commit_copies();
     };
@@ -132,7 +134,7 @@ template <class T, int WIDTH, int KEYS> __device__ __forceinline__ void prefill(
             most[r] = fmaxf(most[r], __shfl_xor_sync(ALL_LANES, most[r], 2));
             const float before = highest[r];
             highest[r] = fmaxf(before, most[r]);
-            const float shrink = exp2f(before - highest[r]);
+            const float shrink = power_of_two(before - highest[r]);
             sum[r] *= shrink;
 #pragma unroll
             for (int i = 0; i < WIDTH / 8; i++) {
@@ -144,7 +146,7 @@ template <class T, int WIDTH, int KEYS> __device__ __forceinline__ void prefill(
         for (int i = 0; i < KEYS / 8; i++)
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                s[i][j] = exp2f(s[i][j] - highest[j / 2]);
+                s[i][j] = power_of_two(s[i][j] - highest[j / 2]);
                 sum[j / 2] += s[i][j];
             }
 
@@ -153,8 +155,9 @@ template <class T, int WIDTH, int KEYS> __device__ __forceinline__ void prefill(
         if (at + KEYS < tile.keys_end) copy(k_tile, keys, at + KEYS);
 #pragma unroll
         for (int i = 0; i < KEYS / 16; i++) {
-            const unsigned weights[4] = {pack<T>(s[2 * i][0], s[2 * i][1]), pack<T>(s[2 * i][2], s[2 * i][3]),
-                                         pack<T>(s[2 * i + 1][0], s[2 * i + 1][1]), pack<T>(s[2 * i + 1][2], s[2 * i + 1][3])};
+            const float(&left)[4] = s[2 * i], (&right)[4] = s[2 * i + 1];
+            const unsigned weights[4] = {pack<T>(left[0], left[1]), pack<T>(left[2], left[3]),
+                                         pack<T>(right[0], right[1]), pack<T>(right[2], right[3])};
 #pragma unroll
             for (int d = 0; d < WIDTH / 16; d++) {
                 unsigned v[4];
@@ -183,11 +186,12 @@ template <class T, int WIDTH, int KEYS> __device__ __forceinline__ void prefill(
     }
 }
 
-// Grid: (tiles, kv_heads). Block: 128. Dynamic shared memory: (64 + 2 * KEYS) * (WIDTH + 8) * 2 bytes.
+// Grid: (tiles, kv_heads). Block: 128. Dynamic shared memory: (64 + 2 * KEYS) * (WIDTH + 8) * 2 bytes: 27, 39, 51 and
+// 66 KiB for the widths below. Registers with nvcc 13.0 for 8.0 to 12.0, none spilled: at most 148, 166, 211 and 247.
 #define PREFILL(NAME, T, WIDTH, KEYS)                                                                                  \
-    extern "C" __global__ void __launch_bounds__(THREADS) sconce_prefill_##NAME##_##WIDTH(PREFILL_PARAMETERS(T)) {           \
-        const Prefill a = PREFILL_ARGUMENTS;                                                                          \
-        prefill<T, WIDTH, KEYS>(a, keys, values);                                                                     \
+    extern "C" __global__ void __launch_bounds__(THREADS) sconce_prefill_##NAME##_##WIDTH(PREFILL_PARAMETERS(T)) {     \
+        const Prefill a = PREFILL_ARGUMENTS;                                                                           \
+        prefill<T, WIDTH, KEYS>(a, keys, values);                                                                      \
     }
 
 PREFILL(f16, __half, 64, 64)

@@ -50,13 +50,14 @@ struct Tile {
 
     // Where a packed row begins on the flat axis, for `stride` elements between tokens.
     __device__ __forceinline__ size_t offset(int row, int head_dim, int stride) const {
-        return static_cast<size_t>(token + row / group) * stride + static_cast<size_t>(kv_head * group + row % group) * head_dim;
+        const size_t at = token + row / group, head = kv_head * group + row % group;
+        return at * stride + head * head_dim;
     }
 };
 
 #define PREFILL_PARAMETERS(T)                                                                                          \
-    const void *q, const T *keys, const T *values, const unsigned *tiles, const unsigned *spans,                      \
-        const unsigned *tables, void *out, int type, int heads, int kv_heads, int head_dim, int q_stride, int widest, \
+    const void *q, const T *keys, const T *values, const unsigned *tiles, const unsigned *spans,                       \
+        const unsigned *tables, void *out, int type, int heads, int kv_heads, int head_dim, int q_stride, int widest,  \
         int window, float scale, float softcap
 
 #define PREFILL_ARGUMENTS                                                                                              \

@@ -5,7 +5,7 @@
 // Source: Su et al. 2021, section 3.4.2.
 #include "common.cuh"
 
-// Grid: (tokens, ceil(heads of both * head_dim / 2 / blockDim)). No shared memory.
+// Grid: (tokens, ceil(heads of both * head_dim / 2 / blockDim)). No shared memory, at most 24 registers.
 //
 // `q`: `[tokens, q_heads, head_dim]` with `q_stride` elements between tokens, `k` alike; `q_out`, `k_out` without
 // gaps. `cos`, `sin`: `[tokens, dim / 2]` of type `table_type`. The leading `dim` elements of a head are turned, the
@@ -39,11 +39,11 @@ __device__ __forceinline__ void rope(const T *q, const T *k, T *q_out, T *k_out,
 }
 
 #define ROPE(NAME, T)                                                                                                  \
-    extern "C" __global__ void sconce_rope_##NAME(const T *q, const T *k, T *q_out, T *k_out, const void *cos,               \
-                                           const void *sin, int table_type, int q_heads, int k_heads, int head_dim,   \
-                                           int dim, int q_stride, int k_stride, int interleaved) {                    \
-        rope<T>(q, k, q_out, k_out, cos, sin, table_type, q_heads, k_heads, head_dim, dim, q_stride, k_stride,        \
-                interleaved);                                                                                         \
+    extern "C" __global__ void sconce_rope_##NAME(const T *q, const T *k, T *q_out, T *k_out, const void *cos,         \
+                                           const void *sin, int table_type, int q_heads, int k_heads, int head_dim,    \
+                                           int dim, int q_stride, int k_stride, int interleaved) {                     \
+        rope<T>(q, k, q_out, k_out, cos, sin, table_type, q_heads, k_heads, head_dim, dim, q_stride, k_stride,         \
+                interleaved);                                                                                          \
     }
 
 ROPE(f32, float)

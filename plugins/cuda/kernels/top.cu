@@ -4,7 +4,8 @@
 // token is sampled from is the host's choice.
 //
 // A logit and its token form one number that is larger for a larger logit, and among equal ones for a lower token. So
-// numbers are never equal, and the answer does not depend on any order of threads.
+// numbers are never equal, and the answer does not depend on any order of threads. What is no number (NaN) is no
+// candidate, which is 0.
 #include "common.cuh"
 
 typedef unsigned long long Candidate;
@@ -14,12 +15,13 @@ constexpr int THREADS = 256;
 constexpr int MAX_TOP = 64;
 // Candidates that a thread looks at, at most: those of a segment, and the best of all segments.
 constexpr int PER_THREAD = 32;
-// No token: what a row with a NaN answers.
+// No token: what a row answers that has fewer candidates than it is asked for. It is the token of 0.
 constexpr unsigned NO_TOKEN = 0xffffffffu;
 // A row whose mask allows everything.
 constexpr unsigned NO_MASK = 0xffffffffu;
 
 __device__ __forceinline__ Candidate candidate(float x, unsigned token) {
+    if (x != x) return 0;
     // Zeros are equal, whatever their sign.
     const unsigned bits = __float_as_uint(x == 0.0f ? 0.0f : x);
     const unsigned ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
@@ -27,6 +29,7 @@ __device__ __forceinline__ Candidate candidate(float x, unsigned token) {
 }
 
 __device__ __forceinline__ float value_of(Candidate c) {
+    if (c == 0) return -INFINITY;
     const unsigned ordered = static_cast<unsigned>(c >> 32);
     return __uint_as_float(ordered & 0x80000000u ? ordered & 0x7fffffffu : ~ordered);
 }
@@ -96,12 +99,12 @@ __device__ __forceinline__ void select(At at, int n, int k, Candidate own, Selec
     }
 }
 
-// Grid: (segments, rows). Block: 256. Static shared memory: 18.5 KiB.
+// Grid: (segments, rows). Block: 256. Static shared memory: 18.5 KiB. At most 48 registers.
 //
 // `logits`: `[rows, vocab]`. `mask_of`: `[rows]`, the first word of a row's mask in `masks`, or NO_MASK; null: no
 // masks. A set bit allows a token. `best`: `[rows, k, segments]`. `sums`: `[rows, segments, 2]`, the largest logit and
-// the sum of exp(logit - largest); the latter is NaN if a logit is. Every segment has `length` tokens but the last,
-// which has at least one. A segment of fewer than k tokens fills up with zeros, which are no candidates.
+// the sum of exp(logit - largest) over what are numbers. Every segment has `length` tokens but the last, which has at
+// least one. A segment of fewer than k candidates fills up with zeros.
 template <class T>
 __device__ __forceinline__ void top_of_segment(const T *logits, const unsigned *mask_of, const unsigned *masks,
                                                Candidate *best, float *sums, int vocab, int length, int k) {
@@ -121,27 +124,28 @@ __device__ __forceinline__ void top_of_segment(const T *logits, const unsigned *
     auto at = [&](int i) { return candidate(logit(i), first + i); };
 
     Candidate own = 0;
-    float nan = 0.0f;
     for (int i = threadIdx.x; i < n; i += THREADS) {
-        const float x = logit(i);
-        if (x != x) nan = x;
-        const Candidate c = candidate(x, first + i);
+        const Candidate c = at(i);
         own = c > own ? c : own;
     }
     const Candidate largest = block_largest(own, largest_scratch);
     const float highest = value_of(largest);
-    float sum = nan;
+    float sum = 0.0f;
     // exp(infinity - infinity) is no number, but the answer is known.
     if (isinf(highest)) sum += threadIdx.x == 0 && highest > 0.0f ? 1.0f : 0.0f;
     else
-        for (int i = threadIdx.x; i < n; i += THREADS) sum += expf(logit(i) - highest);
+        for (int i = threadIdx.x; i < n; i += THREADS) {
+            const float x = logit(i);
+            sum += x == x ? expf(x - highest) : 0.0f;
+        }
     sum = block_sum(sum, scratch);
 
     Candidate *to = best + row * k * segments + segment;
     if (k == 1) {
         if (threadIdx.x == 0) to[0] = largest;
     } else {
-        for (int i = n + threadIdx.x; i < k; i += THREADS) to[i * segments] = 0;
+        for (int i = threadIdx.x; i < k; i += THREADS) to[i * segments] = 0;
+        __syncthreads();
         select(at, n, k, own, s, [&](int rank, Candidate c) { to[rank * segments] = c; });
     }
     if (threadIdx.x == 0) {
@@ -151,20 +155,20 @@ __device__ __forceinline__ void top_of_segment(const T *logits, const unsigned *
 }
 
 #define TOP(NAME, T)                                                                                                   \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                             \
-        sconce_top_of_segment_##NAME(const T *logits, const unsigned *mask_of, const unsigned *masks, Candidate *best,       \
-                              float *sums, int vocab, int length, int k) {                                            \
-        top_of_segment<T>(logits, mask_of, masks, best, sums, vocab, length, k);                                      \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
+        sconce_top_of_segment_##NAME(const T *logits, const unsigned *mask_of, const unsigned *masks, Candidate *best, \
+                              float *sums, int vocab, int length, int k) {                                             \
+        top_of_segment<T>(logits, mask_of, masks, best, sums, vocab, length, k);                                       \
     }
 
 TOP(f32, float)
 TOP(f16, __half)
 TOP(bf16, __nv_bfloat16)
 
-// Joins the segments. Grid: (rows). Block: 256. Static shared memory: 18.5 KiB.
+// Joins the segments. Grid: (rows). Block: 256. Static shared memory: 18.5 KiB. At most 48 registers.
 //
-// `answer`: `[rows, 2 k + 1]`, k tokens, k values as bits, the log-sum-exp as bits: one buffer, one copy to the host. A
-// row with a NaN has NO_TOKEN everywhere and NaN for its numbers.
+// `answer`: `[rows, 2 k + 1]`, k tokens, k values as bits, the log-sum-exp as bits: one buffer, one copy to the host.
+// Where there are no more candidates it is NO_TOKEN and minus infinity.
 extern "C" __global__ void __launch_bounds__(THREADS)
     sconce_top_of_segments(const Candidate *best, const float *sums, unsigned *answer, int segments, int k) {
     __shared__ Selection s;
@@ -180,20 +184,16 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     float sum = 0.0f;
     for (int i = threadIdx.x; i < segments; i += THREADS) {
         const float own = row_sums[2 * i], exps = row_sums[2 * i + 1];
-        sum += own == highest || exps != exps ? exps : exps * expf(own - highest);
+        sum += own == highest ? exps : exps * expf(own - highest);
     }
     sum = block_sum(sum, scratch);
-    const bool nan = sum != sum;
-    // A row without any allowed token has 0 there, and minus infinity for its logarithm.
-    const float lse = isinf(highest) && !nan ? highest : highest + logf(sum);
-    if (threadIdx.x == 0) values[k] = __float_as_uint(nan ? NAN : lse);
-    if (nan) {
-        for (int i = threadIdx.x; i < k; i += THREADS) {
-            tokens[i] = NO_TOKEN;
-            values[i] = __float_as_uint(NAN);
-        }
-        return;
+    // A row without any allowed token has 0 for a sum, and minus infinity for its logarithm.
+    if (threadIdx.x == 0) values[k] = __float_as_uint(highest + logf(sum));
+    for (int i = threadIdx.x; i < k; i += THREADS) {
+        tokens[i] = NO_TOKEN;
+        values[i] = __float_as_uint(-INFINITY);
     }
+    __syncthreads();
 
     // Best of all segments first, so that the largest of neighbouring threads are close to the largest of all.
     Candidate own = 0;
@@ -208,8 +208,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // Adds to single logits. Grid: (ceil(edits / blockDim)). No pair of row and token occurs twice.
-extern "C" __global__ void sconce_edit_logits(float *logits, const unsigned *rows, const unsigned *tokens, const float *add,
-                                       int edits, int vocab) {
+extern "C" __global__ void sconce_edit_logits(float *logits, const unsigned *rows, const unsigned *tokens,
+                                              const float *add, int edits, int vocab) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < edits) logits[static_cast<size_t>(rows[i]) * vocab + tokens[i]] += add[i];
 }

@@ -12,21 +12,18 @@ use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute;
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError, result};
 use candle_core::{CudaDevice, DType, Device};
 use sconce_engine::Target;
+use sconce_formats::memory;
 use sconce_plugin_api::sdk::{Code, Error, Options, Result};
 
 use crate::ops::CudaOps;
 use crate::probe;
+use crate::switches::Switches;
 
 /// Element types GPUs compute in. bfloat16 first: it has the range of float32 at half the traffic.
 pub const COMPUTE: &[DType] = &[DType::BF16, DType::F16, DType::F32];
 
-/// The switch that multiplies quantised weights by kernels which dequantise them: slower, and not those whose launches
-/// go wrong unnoticed.
-pub const DEQUANTISE: &str = "quantised_matmul=dequantise";
-const QUANTISED_MATMUL: &str = "quantised_matmul";
-
 /// Variables that decide which devices the driver shows, or what kernels are used.
-const SWITCHES: [&str; 5] = [
+const VARIABLES: [&str; 5] = [
     "CUDA_VISIBLE_DEVICES",
     "CUDA_DEVICE_ORDER",
     "CUDA_LAUNCH_BLOCKING",
@@ -45,16 +42,17 @@ impl Devices {
     /// `DEVICE_UNAVAILABLE` if there is none of that index, or if it does not answer; `INVALID_ARGUMENT` for an option
     /// that makes no sense.
     pub fn open(&self, index: u32, options: &Options<'_>) -> Result<Target> {
-        let dequantise = dequantises(options)?;
+        let switches = Switches::of(options)?;
         let device = self.device(index)?;
         let context = device.cuda_stream().context().clone();
-        let ops = CudaOps::new(device.clone(), dequantise);
+        let ops = CudaOps::new(device.clone(), switches);
         Ok(Target {
             ops: Arc::new(ops.map_err(|error| unavailable(index, &error))?),
             device: Device::Cuda(device),
             compute: COMPUTE,
             free_memory: Box::new(move || context.mem_get_info().ok().map(|(free, _)| free as u64)),
             packed_share: 0.0,
+            kv_share: memory::DEVICE_KV_SHARE,
         })
     }
 
@@ -84,6 +82,9 @@ fn connect(index: u32) -> Result<CudaDevice> {
     };
     let context = device.cuda_stream().context().clone();
     keep_freed(&context).map_err(|error| lost(index, error))?;
+    // Two events for each tensor, which only order the work of several streams.
+    // SAFETY: everything on this device goes to the one stream that was just made with it.
+    unsafe { device.disable_event_tracking() };
     Ok(device)
 }
 
@@ -111,19 +112,9 @@ fn lost(index: u32, error: DriverError) -> Error {
     Error::new(Code::DEVICE_UNAVAILABLE, message)
 }
 
-fn dequantises(options: &Options<'_>) -> Result<bool> {
-    match options.get(QUANTISED_MATMUL) {
-        None | Some("fast") => Ok(false),
-        Some("dequantise") => Ok(true),
-        Some(other) => {
-            Err(Error::invalid(format!("option {QUANTISED_MATMUL}: {other} is not fast or dequantise")))
-        }
-    }
-}
-
-/// Logs the switches that are set.
+/// Logs those that are set.
 pub fn log_environment() {
-    for name in SWITCHES {
+    for name in VARIABLES {
         if let Some(value) = std::env::var_os(name) {
             tracing::info!("{name} is set to {value:?}");
         }

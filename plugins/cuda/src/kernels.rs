@@ -22,8 +22,7 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaStream, LaunchConfig, PushKernelArg, sys};
 use candle_core::{CudaDevice, DType, Device, Result, Shape, Tensor};
 
-pub use plan::{Heads, MOST_HEAD_DIM, Plan, Sequence};
-pub use top::{Best, Edit, MAX_TOP, MOST_VOCAB, Masks};
+pub use plan::{Plan, serves};
 
 /// The kernels' portable code, a constant for each file of `kernels/`.
 mod ptx {
@@ -121,11 +120,6 @@ impl Kernels {
     #[must_use]
     pub fn without_tensor_cores(self) -> Kernels {
         Kernels { tensor_cores: false, ..self }
-    }
-
-    /// Multiprocessors of the device.
-    pub fn processors(&self) -> usize {
-        self.processors
     }
 
     /// A tensor that a kernel is about to fill.

@@ -12,6 +12,7 @@ mod kernels;
 mod manifest;
 mod ops;
 mod probe;
+mod switches;
 mod upload;
 
 use sconce_engine::AnyExecutor;

@@ -7,35 +7,47 @@ use candle_core::quantized::cuda::set_force_dmmv;
 use candle_core::{CudaDevice, DType, Error, Result, Tensor};
 use sconce_engine::Linear;
 use sconce_engine::ops::{
-    Best, CandleOps, Edits, Fault, Heads, Norm, Ops, Pages, Pick, Placed, Prepared, RopeRows, Scoring, Span,
-    Upload, pick,
+    CandleOps, Fault, Norm, Ops, Pages, Pick, Placed, Prepared, RopeRows, Scoring, Span, Upload,
 };
 use sconce_formats::Activation;
 use sconce_plugin_api::sdk::codes::caps;
 
-use crate::kernels::{self, Edit, Kernels, MAX_TOP, MOST_HEAD_DIM, MOST_VOCAB, Masks, Plan, Sequence};
+use crate::kernels::{Kernels, Plan, serves};
+use crate::switches::Switches;
 use crate::upload::Uploader;
 
-/// What these operations add to an executor's capabilities.
+/// What these operations add to an executor's capabilities; candle's alone pick no logits.
 pub const CAPS: u64 = caps::STICKY | caps::TOPK;
 
 /// The operations of the CUDA backend.
 pub struct CudaOps {
     device: CudaDevice,
-    kernels: Kernels,
     uploader: Uploader,
     dequantise: bool,
+    /// This crate's kernels, unless candle's are to do everything.
+    own: Option<Kernels>,
 }
 
 impl CudaOps {
-    /// On this device; `dequantise`: see [`crate::device::DEQUANTISE`].
+    /// On this device.
     ///
     /// # Errors
     /// A device that does not answer.
-    pub fn new(device: CudaDevice, dequantise: bool) -> Result<Self> {
-        set_force_dmmv(dequantise);
-        let (kernels, uploader) = (Kernels::new(&device)?, Uploader::new(device.clone()));
-        Ok(CudaOps { device, kernels, uploader, dequantise })
+    pub fn new(device: CudaDevice, switches: Switches) -> Result<Self> {
+        set_force_dmmv(switches.dequantise);
+        let own = match switches {
+            Switches { candle_only: true, .. } => None,
+            Switches { no_tensor_cores: true, .. } => Some(Kernels::new(&device)?.without_tensor_cores()),
+            _ => Some(Kernels::new(&device)?),
+        };
+        let uploader = Uploader::new(device.clone());
+        Ok(CudaOps { device, uploader, dequantise: switches.dequantise, own })
+    }
+
+    /// This crate's kernels and the plan they made of the step, if they serve heads of this size.
+    fn planned<'a>(&'a self, prepared: &'a Prepared, head_dim: usize) -> Option<(&'a Kernels, &'a Plan)> {
+        let plan = prepared.as_ref()?.downcast_ref()?;
+        self.own.as_ref().filter(|_| serves(head_dim)).map(|kernels| (kernels, plan))
     }
 }
 
@@ -50,40 +62,57 @@ impl Ops for CudaOps {
     }
 
     fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
-        self.kernels.norm(x, norm)
+        match &self.own {
+            Some(kernels) => kernels.norm(x, norm),
+            None => CandleOps.norm(x, norm),
+        }
     }
 
     fn add_norm(&self, x: &Tensor, added: &Tensor, norm: &Norm) -> Result<(Tensor, Tensor)> {
-        self.kernels.add_norm(x, added, norm)
+        match &self.own {
+            Some(kernels) => kernels.add_norm(x, added, norm),
+            None => CandleOps.add_norm(x, added, norm),
+        }
+    }
+
+    fn rope(&self, x: &Tensor, rows: &RopeRows) -> Result<Tensor> {
+        match &self.own {
+            Some(kernels) => kernels.rope(x, rows),
+            None => CandleOps.rope(x, rows),
+        }
     }
 
     fn ropes(&self, q: &Tensor, k: &Tensor, rows: &RopeRows) -> Result<(Tensor, Tensor)> {
-        self.kernels.rope(q, k, rows)
+        match &self.own {
+            Some(kernels) => kernels.rope_both(q, k, rows),
+            None => CandleOps.ropes(q, k, rows),
+        }
     }
 
     fn activate(&self, activation: Activation, x: &Tensor) -> Result<Tensor> {
-        self.kernels.activate(activation, x)
+        match &self.own {
+            Some(kernels) => kernels.activate(activation, x),
+            None => CandleOps.activate(activation, x),
+        }
     }
 
     fn gate(&self, activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-        self.kernels.gate(activation, gate, up)
+        match &self.own {
+            Some(kernels) => kernels.gate(activation, gate, up),
+            None => CandleOps.gate(activation, gate, up),
+        }
     }
 
-    fn prepare<'a>(&self, spans: &[Placed<'a>], heads: Heads) -> Result<Prepared> {
-        let Heads { queries, keys, dim, cache } = heads;
-        if !dim.is_multiple_of(8) || dim > MOST_HEAD_DIM {
-            return Ok(None);
+    fn prepare(&self, spans: &[Placed<'_>]) -> Result<Prepared> {
+        match &self.own {
+            Some(kernels) => Ok(Some(Box::new(Plan::new(kernels, spans)?))),
+            None => Ok(None),
         }
-        let sequence =
-            |span: &Placed<'a>| Sequence { rows: span.rows.clone(), past: span.past, blocks: span.table };
-        let sequences: Vec<Sequence<'_>> = spans.iter().map(sequence).collect();
-        let heads = kernels::Heads { queries, keys, dim };
-        Ok(Some(Box::new(Plan::new(&self.kernels, &sequences, heads, cache)?)))
     }
 
     fn append(&self, keys: &Tensor, values: &Tensor, to: Pages<'_>, prepared: &Prepared) -> Result<bool> {
-        match plan(prepared) {
-            Some(plan) => self.kernels.append(keys, values, (to.keys, to.values), plan).map(|()| true),
+        match self.planned(prepared, keys.dim(2)?) {
+            Some((kernels, plan)) => kernels.append(keys, values, to, plan).map(|()| true),
             None => Ok(false),
         }
     }
@@ -97,14 +126,14 @@ impl Ops for CudaOps {
     ) -> Result<Tensor> {
         // All spans lie in one layer of one cache.
         let pages = spans.first().and_then(|span| span.cached.paged()).map(|paged| paged.pages);
-        match (plan(prepared), pages) {
-            (Some(plan), Some(pages)) => self.kernels.attention(q, plan, (pages.keys, pages.values), scoring),
+        match (self.planned(prepared, q.dim(2)?), pages) {
+            (Some((kernels, plan)), Some(pages)) => kernels.attention(q, plan, pages, scoring),
             _ => CandleOps.attention(q, spans, scoring, prepared),
         }
     }
 
     fn pick(&self) -> Option<&dyn Pick> {
-        Some(self)
+        self.own.as_ref().map(|kernels| kernels as &dyn Pick)
     }
 
     fn upload(&self) -> Option<&dyn Upload> {
@@ -112,7 +141,10 @@ impl Ops for CudaOps {
     }
 
     fn caps(&self) -> u64 {
-        CAPS
+        match self.own {
+            Some(_) => CAPS,
+            None => CAPS & !caps::TOPK,
+        }
     }
 
     fn finish(&self) -> Result<()> {
@@ -133,28 +165,6 @@ impl Ops for CudaOps {
             _ => Fault::Other,
         }
     }
-}
-
-impl Pick for CudaOps {
-    fn best(&self, logits: &Tensor, k: usize, edits: Edits<'_>) -> Result<Best> {
-        let (rows, vocab) = logits.dims2()?;
-        if k > MAX_TOP || vocab > MOST_VOCAB {
-            let rows = logits.to_dtype(DType::F32)?.to_vec2()?;
-            return Ok(pick::on_host(rows, k, edits));
-        }
-        let added = |(row, token, add): &(u32, u32, f32)| Edit { row: *row, token: *token, add: *add };
-        let added: Vec<Edit> = edits.bias.iter().map(added).collect();
-        let mut masked = vec![None; rows];
-        edits.masks.iter().for_each(|(row, offset)| masked[*row as usize] = Some(*offset as usize));
-        let masks = Masks { words: edits.words, rows: &masked };
-        let best = self.kernels.top(logits, k.min(vocab), &added, Some(masks))?;
-        Ok(Best { ids: best.ids, values: best.values, lse: best.lse })
-    }
-}
-
-/// What [`CudaOps::prepare`] made; `None` for heads that the kernels do not serve.
-fn plan(prepared: &Prepared) -> Option<&Plan> {
-    prepared.as_ref()?.downcast_ref()
 }
 
 /// The error of CUDA behind one of candle's.

@@ -11,7 +11,8 @@ use sconce_plugin_api::abi_stable::std_types::{RString, RVec};
 use sconce_plugin_api::sdk::codes::device;
 use sconce_plugin_api::sdk::{Code, DeviceInfo, Error, KeyValue, Result};
 
-use crate::{device as opening, images};
+use crate::images;
+use crate::switches::QUIRKS;
 
 /// Score of a GPU with memory of its own.
 const DISCRETE: u32 = 1000;
@@ -70,7 +71,7 @@ fn describe(index: u32, context: &Arc<CudaContext>) -> std::result::Result<Devic
         caps: CAPS,
         arch: format!("sm_{major}{minor}").into(),
         uuid: uuid(context)?.into(),
-        quirks: RVec::from(vec![RString::from(opening::DEQUANTISE)]),
+        quirks: QUIRKS.into_iter().map(RString::from).collect(),
         ext: if usable {
             RVec::new()
         } else {

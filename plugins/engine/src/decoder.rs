@@ -17,7 +17,7 @@ use sconce_formats::tensors::Role;
 use crate::error::Result;
 use crate::kv::{Sequence, Store};
 use crate::matrix::{Linear, Matrix};
-use crate::ops::{Heads, Norm, Ops, Placed, Prepared};
+use crate::ops::{Norm, Ops, Placed, Prepared};
 use crate::rope::{RopeRows, RopeTable};
 use crate::weights::Weights;
 use attention::Attention;
@@ -141,7 +141,7 @@ impl Decoder {
         let positions = positions(step);
         let rows = |table: &mut RopeTable| table.rows(&positions);
         let ropes = self.ropes.iter_mut().map(rows).collect::<candle_core::Result<Vec<_>>>()?;
-        let prepared = self.ops.prepare(&placed(step), self.heads(store))?;
+        let prepared = self.ops.prepare(&placed(step))?;
         let x = self.embedding.rows(&Tensor::new(step.tokens, &self.device)?, self.compute)?;
         let mut x = Stream { sum: scaled(x, self.config.embedding_scale)?, added: None };
         for (layer, block) in self.blocks.iter().enumerate() {
@@ -155,12 +155,6 @@ impl Decoder {
             [] => Ok(None),
             wanted => self.head(&x, wanted).map(Some),
         }
-    }
-
-    fn heads(&self, store: &Store) -> Heads {
-        let config = &self.config;
-        let cache = store.dtype();
-        Heads { queries: config.heads, keys: config.kv_heads, dim: config.head_dim, cache }
     }
 
     fn block(&self, x: Stream, block: &Block, place: Place<'_>) -> Result<Stream> {

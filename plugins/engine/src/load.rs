@@ -291,7 +291,7 @@ fn check_heads_fit(header: &ModelHeader, kv: KvType) -> Result<()> {
 /// Bytes an automatic budget takes; a modest number where nobody can tell what is free.
 fn share_of_free(target: &Target, facts: &Facts) -> u64 {
     match (target.free_memory)() {
-        Some(free) => memory::kv_budget(free, facts.quantised_bytes, target.packed_share),
+        Some(free) => memory::kv_budget(free, facts.quantised_bytes, target.packed_share, target.kv_share),
         None => UNKNOWN_BUDGET,
     }
 }

@@ -40,19 +40,6 @@ pub struct Placed<'a> {
     pub table: &'a [u32],
 }
 
-/// The heads of every attention layer, and what keys and values are stored as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Heads {
-    /// Of queries: a multiple of `keys`. Neighbours share a key head.
-    pub queries: usize,
-    /// Of keys and of values.
-    pub keys: usize,
-    /// Elements of each.
-    pub dim: usize,
-    /// The type of a cache in tensors.
-    pub cache: DType,
-}
-
 /// What a backend made of a step for its kernels, once for all layers, such as block tables on the device; `None`
 /// where it needs nothing. Only the backend that made it looks inside.
 pub type Prepared = Option<Box<dyn Any>>;
@@ -268,7 +255,7 @@ pub trait Ops: Send + Sync {
     ///
     /// # Errors
     /// A failing device.
-    fn prepare(&self, _spans: &[Placed<'_>], _heads: Heads) -> Result<Prepared> {
+    fn prepare(&self, _spans: &[Placed<'_>]) -> Result<Prepared> {
         Ok(None)
     }
 

@@ -25,6 +25,8 @@ pub struct Target {
     pub free_memory: FreeMemory,
     /// Bytes that kernels will hold beside each byte of quantised weights (packed copies).
     pub packed_share: f64,
+    /// Share of the memory that is left when the weights are in place which an automatic KV cache takes.
+    pub kv_share: f64,
 }
 
 /// Which element types a load uses.

@@ -35,6 +35,7 @@ pub fn target(ops: Arc<dyn Ops>) -> Target {
         compute: &[DType::F32],
         free_memory: Box::new(|| Some(1 << 32)),
         packed_share: 0.0,
+        kv_share: 0.5,
     }
 }
 

@@ -27,8 +27,11 @@ pub const Q8_0_BLOCK: usize = 32;
 pub const KV_BLOCK: usize = 32;
 /// Bytes of a block of Q8_0: its values and a scale of two.
 const Q8_0_BLOCK_BYTES: u64 = 34;
-/// Share of the memory left beside weights and packed copies that an automatic KV cache takes.
-const KV_SHARE: f64 = 0.5;
+/// Share of the host's memory left beside weights and packed copies that an automatic KV cache takes: there are other
+/// programs.
+pub const KV_SHARE: f64 = 0.5;
+/// Share of a device's own memory, which is the model's but for what its steps need.
+pub const DEVICE_KV_SHARE: f64 = 0.85;
 
 /// Bytes that the CPU's kernels hold beside each byte of quantised weights, at most. candle packs Q4_K into copies of 6
 /// bits a weight beside its 4.5, Q6_K into 10 beside its 6.6; where there is AMX, Q4_K into another one of 10.
@@ -140,9 +143,9 @@ pub fn packable(role: Role, shape: &[usize]) -> bool {
 /// Bytes an automatic KV cache may take.
 ///
 /// `free`: bytes left when the weights are in place; `quantised`: of these, those in blocks; `packed_share`: what
-/// kernels hold beside each of their bytes.
-pub fn kv_budget(free: u64, quantised: u64, packed_share: f64) -> u64 {
-    (free.saturating_sub(packed_copies(quantised, packed_share)) as f64 * KV_SHARE) as u64
+/// kernels hold beside each of their bytes; `share`: of what is left then.
+pub fn kv_budget(free: u64, quantised: u64, packed_share: f64, share: f64) -> u64 {
+    (free.saturating_sub(packed_copies(quantised, packed_share)) as f64 * share) as u64
 }
 
 /// Bytes that kernels will hold beside so many of quantised weights. They are taken at the first steps, so whatever is
@@ -198,7 +201,7 @@ mod tests {
     #[test]
     fn the_cache_takes_a_share_of_what_copies_leave() {
         let check = |free, quantised, share, expected| {
-            assert_eq!(kv_budget(free, quantised, share), expected, "{free} {quantised} {share}");
+            assert_eq!(kv_budget(free, quantised, share, KV_SHARE), expected, "{free} {quantised} {share}");
         };
         check(1000, 0, 3.6, 500);
         check(1000, 100, 3.0, 350);

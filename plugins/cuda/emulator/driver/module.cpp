@@ -156,7 +156,8 @@ API int cuOccupancyMaxPotentialBlockSize(int* grid, int* block, void*, void*, si
         return kSuccess;
     });
 }
-API int cuOccupancyMaxPotentialBlockSizeWithFlags(int* grid, int* block, void* f, void* bytes, size_t shared, int limit, unsigned) {
+API int cuOccupancyMaxPotentialBlockSizeWithFlags(int* grid, int* block, void* f, void* bytes, size_t shared, int limit,
+                                                  unsigned) {
     return cuOccupancyMaxPotentialBlockSize(grid, block, f, bytes, shared, limit);
 }
 API int cuOccupancyAvailableDynamicSMemPerBlock(size_t* bytes, void*, int blocks, int) {

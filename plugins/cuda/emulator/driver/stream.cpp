@@ -116,7 +116,9 @@ API int cuEventElapsedTime_v2(float* milliseconds, void* begin, void* end) {
         return kSuccess;
     });
 }
-API int cuEventElapsedTime(float* milliseconds, void* begin, void* end) { return cuEventElapsedTime_v2(milliseconds, begin, end); }
+API int cuEventElapsedTime(float* milliseconds, void* begin, void* end) {
+    return cuEventElapsedTime_v2(milliseconds, begin, end);
+}
 
 API int cuStreamBeginCapture_v2(void* stream, int) {
     return call_in_context([&] {

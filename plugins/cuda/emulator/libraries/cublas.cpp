@@ -13,7 +13,14 @@ API int cuCtxGetDevice(int* device);
 
 namespace {
 
-enum Status { kSuccess = 0, kNotInitialized = 1, kInvalidValue = 7, kExecutionFailed = 13, kInternalError = 14, kNotSupported = 15 };
+enum Status {
+    kSuccess = 0,
+    kNotInitialized = 1,
+    kInvalidValue = 7,
+    kExecutionFailed = 13,
+    kInternalError = 14,
+    kNotSupported = 15,
+};
 enum Type { kF32 = 0, kF64 = 1, kF16 = 2, kBf16 = 14 };
 enum Compute { kCompute16F = 64, kCompute16FPedantic = 65, kCompute64F = 70, kCompute64FPedantic = 71, kCompute32I = 72 };
 
@@ -40,65 +47,86 @@ template <class T>
 float to_sum(T value, float) { return static_cast<float>(value); }
 inline double to_sum(double value, double) { return value; }
 
-const int kRows = 16, kColumns = 4;
+const int kRows = 32, kColumns = 4, kTile = 2, kVector = 8;  // lines packed at once; lines and columns summed at once; lanes
 
-// `rows` lines of op(A) from line `i`, as [k][kRows]; lines beyond are 0.
-template <class T, class Sum>
-void pack_rows(const T* a, const Matrix& matrix, int i, int rows, int k, Sum* out) {
-    for (int p = 0; p < k; p++)
-        for (int r = 0; r < kRows; r++)
-            out[p * kRows + r] = r < rows ? to_sum(a[matrix.transposed ? (i + r) * matrix.ld + p : p * matrix.ld + i + r], Sum()) : Sum(0);
-}
-
-// Columns of op(B) from column `j`, as [k][kColumns].
-template <class T, class Sum>
-void pack_columns(const T* b, const Matrix& matrix, int j, int columns, int k, Sum* out) {
-    for (int q = 0; q < kColumns; q++)
-        for (int p = 0; p < k; p++)
-            out[p * kColumns + q] = q < columns ? to_sum(b[matrix.transposed ? p * matrix.ld + j + q : (j + q) * matrix.ld + p], Sum()) : Sum(0);
-}
-
+// A vector of sums, in the compilers' own way of saying it.
 template <class Sum>
-void multiply(const Sum* rows, const Sum* columns, int k, Sum (&sums)[kColumns][kRows]) {
-    for (auto& column : sums)
-        for (Sum& sum : column) sum = 0;
-    for (int p = 0; p < k; p++)
-        for (int q = 0; q < kColumns; q++)
-            for (int r = 0; r < kRows; r++) sums[q][r] += rows[p * kRows + r] * columns[p * kColumns + q];
+struct VectorOf {
+    typedef Sum type __attribute__((vector_size(kVector * sizeof(Sum))));
+};
+
+// Lines `i` to `i + lines` of op(A), or columns of op(B), each as `k` sums in a row with zeros up to `padded`.
+template <class T, class Sum>
+void pack(const T* from, long line_step, long k_step, int lines, int k, size_t padded, Sum* out) {
+    for (int line = 0; line < lines; line++)
+        for (int p = 0; p < k; p++) out[size_t(line) * padded + size_t(p)] = to_sum(from[line * line_step + p * k_step], Sum());
+}
+
+// The products of `kTile` lines with `kColumns` columns.
+template <class Sum>
+void multiply(const Sum* lines, const Sum* columns, size_t padded, Sum (&sums)[kColumns][kTile]) {
+    using Vector = typename VectorOf<Sum>::type;
+    Vector parts[kColumns][kTile] = {};
+    for (size_t p = 0; p < padded; p += kVector) {
+        Vector line[kTile], column;
+        for (int r = 0; r < kTile; r++) std::memcpy(&line[r], lines + size_t(r) * padded + p, sizeof(Vector));
+        for (int q = 0; q < kColumns; q++) {
+            std::memcpy(&column, columns + size_t(q) * padded + p, sizeof(Vector));
+            for (int r = 0; r < kTile; r++) parts[q][r] += line[r] * column;
+        }
+    }
+    for (int q = 0; q < kColumns; q++)
+        for (int r = 0; r < kTile; r++) {
+            sums[q][r] = 0;
+            for (int lane = 0; lane < kVector; lane++) sums[q][r] += parts[q][r][lane];
+        }
 }
 
 template <class T, class Sum>
-void store(T* c, long ld, double alpha, double beta, int i, int rows, int j, int columns, const Sum (&sums)[kColumns][kRows]) {
-    for (int q = 0; q < columns; q++)
-        for (int r = 0; r < rows; r++) {
-            T& out = c[(j + q) * ld + i + r];
-            Sum value = Sum(alpha) * sums[q][r];
-            if (beta != 0.0) value += Sum(beta) * to_sum(out, Sum());  // with 0, C may hold NaN
+void store(const Product& p, T* c, int i, int j, const Sum (&sums)[kColumns][kTile]) {
+    for (int q = 0; q < std::min(kColumns, p.n - j); q++)
+        for (int r = 0; r < std::min(kTile, p.m - i); r++) {
+            T& out = c[(j + q) * p.c.ld + i + r];
+            Sum value = Sum(p.alpha) * sums[q][r];
+            if (p.beta != 0.0) value += Sum(p.beta) * to_sum(out, Sum());  // with 0, C may hold NaN
             out = static_cast<T>(value);
         }
 }
 
+// Zeroed room that is kept from call to call, since most products are small.
+template <class Sum>
+Sum* room(std::vector<Sum>& kept, size_t count) {
+    kept.assign(count, Sum(0));
+    return kept.data();
+}
+
 template <class In, class Out, class Sum>
 void multiply_one(const Product& p, const In* a, const In* b, Out* c) {
-    const int blocks = (p.n + kColumns - 1) / kColumns;
-    std::vector<Sum> rows(size_t(p.k) * kRows), columns(size_t(blocks) * size_t(p.k) * kColumns);
-    for (int block = 0; block < blocks; block++)
-        pack_columns(b, p.b, block * kColumns, std::min(kColumns, p.n - block * kColumns), p.k, &columns[size_t(block) * size_t(p.k) * kColumns]);
+    static thread_local std::vector<Sum> kept_lines, kept_columns;
+    const size_t padded = (size_t(p.k) + kVector - 1) / kVector * kVector;
+    const long a_line = p.a.transposed ? p.a.ld : 1, a_k = p.a.transposed ? 1 : p.a.ld;
+    const long b_column = p.b.transposed ? 1 : p.b.ld, b_k = p.b.transposed ? p.b.ld : 1;
+    Sum* lines = room(kept_lines, kRows * padded);
+    Sum* columns = room(kept_columns, (size_t(p.n) + kColumns) * padded);
+    pack(b, b_column, b_k, p.n, p.k, padded, columns);
     for (int i = 0; i < p.m; i += kRows) {
-        pack_rows(a, p.a, i, std::min(kRows, p.m - i), p.k, rows.data());
-        for (int block = 0; block < blocks; block++) {
-            Sum sums[kColumns][kRows];
-            multiply(rows.data(), &columns[size_t(block) * size_t(p.k) * kColumns], p.k, sums);
-            store(c, p.c.ld, p.alpha, p.beta, i, std::min(kRows, p.m - i), block * kColumns, std::min(kColumns, p.n - block * kColumns), sums);
-        }
+        const int count = std::min(kRows, p.m - i);
+        pack(a + i * a_line, a_line, a_k, count, p.k, padded, lines);
+        for (int j = 0; j < p.n; j += kColumns)
+            for (int r = 0; r < count; r += kTile) {
+                Sum sums[kColumns][kTile];
+                multiply(lines + size_t(r) * padded, columns + size_t(j) * padded, padded, sums);
+                store(p, c, i + r, j, sums);
+            }
     }
 }
 
 template <class In, class Out, class Sum>
 void multiply_all(const Product& p) {
+    const In *a = static_cast<const In*>(p.a.data), *b = static_cast<const In*>(p.b.data);
+    Out* c = static_cast<Out*>(const_cast<void*>(p.c.data));
     for (int i = 0; i < p.batch; i++)
-        multiply_one<In, Out, Sum>(p, static_cast<const In*>(p.a.data) + i * p.a.stride, static_cast<const In*>(p.b.data) + i * p.b.stride,
-                                   static_cast<Out*>(const_cast<void*>(p.c.data)) + i * p.c.stride);
+        multiply_one<In, Out, Sum>(p, a + i * p.a.stride, b + i * p.b.stride, c + i * p.c.stride);
 }
 
 using Multiply = void (*)(const Product&);
@@ -161,28 +189,32 @@ API int cublasSetPointerMode_v2(Handle* handle, int mode) {
 }
 API int cublasSetWorkspace_v2(Handle*, void*, size_t) { return kSuccess; }
 
-API int cublasGemmStridedBatchedEx(Handle* handle, int ta, int tb, int m, int n, int k, const void* alpha, const void* a, int a_type,
-                                   int lda, long long stride_a, const void* b, int b_type, int ldb, long long stride_b,
-                                   const void* beta, void* c, int c_type, int ldc, long long stride_c, int batch, int compute, int) {
-    return enqueue(handle, {m, n, k, batch, scalar(alpha, compute), scalar(beta, compute), {a, a_type, lda, stride_a, ta != 0},
-                            {b, b_type, ldb, stride_b, tb != 0}, {c, c_type, ldc, stride_c, false}});
+API int cublasGemmStridedBatchedEx(Handle* handle, int ta, int tb, int m, int n, int k, const void* alpha, const void* a,
+                                   int a_type, int lda, long long stride_a, const void* b, int b_type, int ldb,
+                                   long long stride_b, const void* beta, void* c, int c_type, int ldc, long long stride_c,
+                                   int batch, int compute, int) {
+    const Matrix in_a{a, a_type, lda, stride_a, ta != 0}, in_b{b, b_type, ldb, stride_b, tb != 0};
+    const Matrix out{c, c_type, ldc, stride_c, false};
+    return enqueue(handle, {m, n, k, batch, scalar(alpha, compute), scalar(beta, compute), in_a, in_b, out});
 }
 API int cublasGemmEx(Handle* handle, int ta, int tb, int m, int n, int k, const void* alpha, const void* a, int a_type, int lda,
-                     const void* b, int b_type, int ldb, const void* beta, void* c, int c_type, int ldc, int compute, int algorithm) {
-    return cublasGemmStridedBatchedEx(handle, ta, tb, m, n, k, alpha, a, a_type, lda, 0, b, b_type, ldb, 0, beta, c, c_type, ldc, 0, 1,
-                                      compute, algorithm);
+                     const void* b, int b_type, int ldb, const void* beta, void* c, int c_type, int ldc, int compute, int) {
+    return cublasGemmStridedBatchedEx(handle, ta, tb, m, n, k, alpha, a, a_type, lda, 0, b, b_type, ldb, 0, beta, c, c_type, ldc,
+                                      0, 1, compute, 0);
 }
 
-#define SCONCE_GEMM(letter, T, type) \
-    API int cublas##letter##gemmStridedBatched(Handle* handle, int ta, int tb, int m, int n, int k, const T* alpha, const T* a, \
-                                               int lda, long long stride_a, const T* b, int ldb, long long stride_b, \
-                                               const T* beta, T* c, int ldc, long long stride_c, int batch) { \
-        return enqueue(handle, {m, n, k, batch, double(*alpha), double(*beta), {a, type, lda, stride_a, ta != 0}, \
-                                {b, type, ldb, stride_b, tb != 0}, {c, type, ldc, stride_c, false}}); \
-    } \
+#define SCONCE_GEMM(letter, T, type)                                                                                          \
+    API int cublas##letter##gemmStridedBatched(Handle* handle, int ta, int tb, int m, int n, int k, const T* alpha,           \
+                                               const T* a, int lda, long long stride_a, const T* b, int ldb,                  \
+                                               long long stride_b, const T* beta, T* c, int ldc, long long stride_c,          \
+                                               int batch) {                                                                   \
+        const Matrix in_a{a, type, lda, stride_a, ta != 0}, in_b{b, type, ldb, stride_b, tb != 0};                            \
+        const Matrix out{c, type, ldc, stride_c, false};                                                                      \
+        return enqueue(handle, {m, n, k, batch, double(*alpha), double(*beta), in_a, in_b, out});                             \
+    }                                                                                                                         \
     API int cublas##letter##gemm_v2(Handle* handle, int ta, int tb, int m, int n, int k, const T* alpha, const T* a, int lda, \
-                                    const T* b, int ldb, const T* beta, T* c, int ldc) { \
-        return cublas##letter##gemmStridedBatched(handle, ta, tb, m, n, k, alpha, a, lda, 0, b, ldb, 0, beta, c, ldc, 0, 1); \
+                                    const T* b, int ldb, const T* beta, T* c, int ldc) {                                      \
+        return cublas##letter##gemmStridedBatched(handle, ta, tb, m, n, k, alpha, a, lda, 0, b, ldb, 0, beta, c, ldc, 0, 1);  \
     }
 SCONCE_GEMM(S, float, kF32)
 SCONCE_GEMM(D, double, kF64)

@@ -31,8 +31,9 @@ void run(const void* data) {
     const auto& fill = *static_cast<const Fill<Value>*>(data);
     std::normal_distribution<double> normal(fill.mean, fill.deviation > 0 ? fill.deviation : 1.0);
     std::uniform_real_distribution<double> uniform(0.0, 1.0);
+    auto& numbers = fill.generator->numbers;
     for (size_t i = 0; i < fill.count; i++)
-        fill.out[i] = static_cast<Value>(fill.deviation > 0 ? normal(fill.generator->numbers) : 1.0 - uniform(fill.generator->numbers));
+        fill.out[i] = static_cast<Value>(fill.deviation > 0 ? normal(numbers) : 1.0 - uniform(numbers));
 }
 
 template <class Value>

@@ -53,6 +53,7 @@ struct Barrier {
 struct Block {
     const Launch* launch = nullptr;
     unsigned threads = 0, begun = 0, alive = 0;
+    Extent last_index{};  // of the thread begun last
     Fiber* current = nullptr;
     void* host = nullptr;  // where `run` waits
     int error = 0;
@@ -100,7 +101,8 @@ void report_warp(unsigned number, const Warp& warp) {
         unsigned lanes = 0;
         for (unsigned lane = 0; lane < 32; lane++)
             if ((rest >> lane & 1) && warp.mask[lane] == mask) lanes |= 1u << lane;
-        std::fprintf(stderr, "  lanes 0x%08x of warp %u wait for the lanes 0x%08x (exited: 0x%08x)\n", lanes, number, mask, ~warp.alive);
+        std::fprintf(stderr, "  lanes 0x%08x of warp %u wait for the lanes 0x%08x (exited: 0x%08x)\n", lanes, number, mask,
+                     ~warp.alive);
         rest &= ~lanes;
     }
 }
@@ -193,14 +195,32 @@ void thread_exits(unsigned thread) {
     if (!all.waiting.empty() && all.waiting.size() == block.alive) release(all);
 }
 
+// The index after this one in a block of this size: cheaper than dividing.
+Extent after(Extent index, const Extent& size) {
+    if (++index.x < size.x) return index;
+    index.x = 0;
+    if (++index.y < size.y) return index;
+    index.y = 0;
+    index.z++;
+    return index;
+}
+
 void run_next_thread() {
     const unsigned turn = block.begun++;
-    const unsigned thread = launch_options.reverse ? block.threads - 1 - turn : turn;
     const Extent& size = block.launch->block;
-    Fiber* self = block.current;
-    self->thread = thread;
-    self->index = {thread % size.x, thread / size.x % size.y, thread / size.x / size.y};
-    sconce_thread_index = self->index;
+    unsigned thread = turn;
+    Extent index{0, 0, 0};
+    if (launch_options.reverse) {
+        thread = block.threads - 1 - turn;
+        index = {thread % size.x, thread / size.x % size.y, thread / size.x / size.y};
+    } else if (turn > 0) {
+        index = after(block.last_index, size);
+    }
+    // Stored from registers: a copy of what was just stored in parts would wait for the stores.
+    block.last_index = index;
+    block.current->index = index;
+    block.current->thread = thread;
+    sconce_thread_index = index;
     block.launch->kernel->body(block.launch->arguments);
     thread_exits(thread);
 }

@@ -12,7 +12,10 @@ inline uint16_t half_bits(float value) {
 #if defined(__F16C__)
     return static_cast<uint16_t>(_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT));
 #elif defined(__aarch64__)
-    return bits<uint16_t>(static_cast<__fp16>(value));
+    const __fp16 half = static_cast<__fp16>(value);
+    uint16_t out;
+    std::memcpy(&out, &half, sizeof(out));
+    return out;
 #else
     const uint32_t f = bits<uint32_t>(value), sign = f >> 16 & 0x8000, magnitude = f & 0x7FFFFFFF;
     if (magnitude > 0x7F800000) return static_cast<uint16_t>(sign | 0x7E00);
@@ -28,7 +31,9 @@ inline float half_value(uint16_t h) {
 #if defined(__F16C__)
     return _cvtsh_ss(h);
 #elif defined(__aarch64__)
-    return bits<__fp16>(h);
+    __fp16 half;
+    std::memcpy(&half, &h, sizeof(half));
+    return half;
 #else
     const uint32_t sign = uint32_t(h & 0x8000) << 16, exponent = h >> 10 & 0x1F, fraction = h & 0x3FF;
     if (exponent == 31) return bits<float>(sign | 0x7F800000 | fraction << 13);

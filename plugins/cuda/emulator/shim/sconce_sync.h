@@ -97,12 +97,20 @@ inline unsigned __match_any_sync(unsigned mask, T value) {
     });
     return same;
 }
-template <class T> inline T __reduce_add_sync(unsigned mask, T v) { return sconce::fold(mask, v, [](T a, T b) { return T(a + b); }); }
-template <class T> inline T __reduce_min_sync(unsigned mask, T v) { return sconce::fold(mask, v, [](T a, T b) { return b < a ? b : a; }); }
-template <class T> inline T __reduce_max_sync(unsigned mask, T v) { return sconce::fold(mask, v, [](T a, T b) { return a < b ? b : a; }); }
-inline unsigned __reduce_and_sync(unsigned mask, unsigned v) { return sconce::fold(mask, v, [](unsigned a, unsigned b) { return a & b; }); }
-inline unsigned __reduce_or_sync(unsigned mask, unsigned v) { return sconce::fold(mask, v, [](unsigned a, unsigned b) { return a | b; }); }
-inline unsigned __reduce_xor_sync(unsigned mask, unsigned v) { return sconce::fold(mask, v, [](unsigned a, unsigned b) { return a ^ b; }); }
+
+#define SCONCE_REDUCE(name, T, result) \
+    inline T name(unsigned mask, T value) { \
+        return sconce::fold(mask, value, [](T a, T b) { return T(result); }); \
+    }
+SCONCE_REDUCE(__reduce_add_sync, int, a + b)
+SCONCE_REDUCE(__reduce_add_sync, unsigned, a + b)
+SCONCE_REDUCE(__reduce_min_sync, int, b < a ? b : a)
+SCONCE_REDUCE(__reduce_min_sync, unsigned, b < a ? b : a)
+SCONCE_REDUCE(__reduce_max_sync, int, a < b ? b : a)
+SCONCE_REDUCE(__reduce_max_sync, unsigned, a < b ? b : a)
+SCONCE_REDUCE(__reduce_and_sync, unsigned, a & b)
+SCONCE_REDUCE(__reduce_or_sync, unsigned, a | b)
+SCONCE_REDUCE(__reduce_xor_sync, unsigned, a ^ b)
 
 namespace sconce {
 template <class T>

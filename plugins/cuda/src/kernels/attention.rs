@@ -1,9 +1,10 @@
 //! Keys and values into the paged cache, and attention over it.
 
 use candle_core::{DType, Result, Tensor, bail};
-use sconce_engine::ops::Scoring;
+use sconce_engine::ops::{Pages, Scoring};
+use sconce_formats::memory::KV_BLOCK;
 
-use super::plan::{Decode, Plan, Prefill};
+use super::plan::{Decode, Heads, Plan, Prefill};
 use super::tensors::{Rows, int, same_type, type_name, type_number};
 use super::{Arg, CACHE, DECODE, Extent, Kernels, PREFILL, PREFILL_PLAIN};
 
@@ -22,12 +23,16 @@ const LEAST_SPLIT: usize = 64;
 /// More splits of a sequence would only be more to join.
 const MOST_SPLITS: usize = 128;
 
-/// Keys and values of a layer, `[rows, key heads, dim]` each.
-pub type Cache<'a> = (&'a Tensor, &'a Tensor);
+/// Packed rows of a tile on tensor cores.
+const TILE_ROWS: usize = 64;
+
+/// Packed rows of a tile of the plain kernel.
+const PLAIN_TILE_ROWS: usize = 16;
 
 /// What both attention kernels get.
 struct Call<'a> {
     plan: &'a Plan,
+    heads: Heads,
     q: Rows,
     keys: Rows,
     values: Rows,
@@ -42,12 +47,12 @@ impl Kernels {
     /// row. The cache is written in place: whoever else holds its tensors sees it.
     ///
     /// # Errors
-    /// Shapes and types that do not fit the plan; a failing device.
-    pub fn append(&self, keys: &Tensor, values: &Tensor, cache: Cache<'_>, plan: &Plan) -> Result<()> {
+    /// Shapes and types that do not fit the plan or each other; a failing device.
+    pub fn append(&self, keys: &Tensor, values: &Tensor, to: Pages<'_>, plan: &Plan) -> Result<()> {
         let (from_keys, from_values) = (Rows::new(keys, "new keys")?, Rows::new(values, "new values")?);
-        let (to_keys, to_values) = check_cache(cache, plan)?;
+        let (to_keys, to_values) = check_pages(to, plan)?;
         same_type(from_keys.dtype, from_values.dtype, "new keys and values")?;
-        let width = plan.heads.keys * plan.heads.dim;
+        let width = to_keys.width;
         for (rows, what) in [(from_keys, "new keys"), (from_values, "new values")] {
             if rows.count != plan.tokens || rows.width != width {
                 bail!(
@@ -59,7 +64,7 @@ impl Kernels {
             }
             rows.need_wide(what)?;
         }
-        let name = format!("sconce_append_{}_{}", type_name(from_keys.dtype)?, type_name(plan.cache)?);
+        let name = format!("sconce_append_{}_{}", type_name(from_keys.dtype)?, type_name(to_keys.dtype)?);
         let pieces = (width / 8).div_ceil(COPY_THREADS as usize);
         let extent = Extent::new((plan.tokens, pieces, 2), COPY_THREADS)?;
         let args = [
@@ -86,24 +91,21 @@ impl Kernels {
     /// cache's type; sums are f32 everywhere.
     ///
     /// # Errors
-    /// Shapes and types that do not fit the plan; a failing device.
-    pub fn attention(&self, q: &Tensor, plan: &Plan, cache: Cache<'_>, scoring: Scoring) -> Result<Tensor> {
-        let width = plan.heads.queries * plan.heads.dim;
-        let queries = Rows::new(q, "queries")?;
-        if queries.count != plan.tokens || queries.width != width {
-            bail!(
-                "queries are {} rows of {}, for {} tokens of {width}",
-                queries.count,
-                queries.width,
-                plan.tokens
-            );
+    /// Heads that no kernel serves; shapes and types that do not fit the plan or each other; a failing device.
+    pub fn attention(&self, q: &Tensor, plan: &Plan, pages: Pages<'_>, scoring: Scoring) -> Result<Tensor> {
+        let ((tokens, query_heads, dim), (_, key_heads, key_dim)) = (q.dims3()?, pages.keys.dims3()?);
+        let heads = Heads { queries: query_heads, keys: key_heads, dim };
+        heads.check()?;
+        if tokens != plan.tokens || dim != key_dim {
+            bail!("queries {:?} for {} tokens and keys {:?}", q.dims(), plan.tokens, pages.keys.dims());
         }
+        let queries = Rows::new(q, "queries")?;
         queries.need_wide("queries")?;
         type_number(queries.dtype)?;
-        let (keys, values) = check_cache(cache, plan)?;
-        let out = self.empty((plan.tokens, width), q.dtype())?;
+        let (keys, values) = check_pages(pages, plan)?;
+        let out = self.empty((tokens, query_heads * dim), q.dtype())?;
         let rows = Rows::dense(&out, "the attention's answer")?;
-        let call = Call { plan, q: queries, keys, values, out: rows, scoring };
+        let call = Call { plan, heads, q: queries, keys, values, out: rows, scoring };
         if let Some(decode) = &plan.decode {
             self.decode(&call, decode)?;
         }
@@ -114,7 +116,7 @@ impl Kernels {
     }
 
     fn decode(&self, call: &Call<'_>, decode: &Decode) -> Result<()> {
-        let heads = call.plan.heads;
+        let heads = call.heads;
         let served = heads.group().next_power_of_two().min(MOST_HEADS);
         let pairs = decode.spans * heads.keys * heads.group().div_ceil(served);
         let splits = self.splits(pairs, decode.longest);
@@ -124,7 +126,7 @@ impl Kernels {
         let sums = self.empty((parts.dim(0)?, 2), DType::F32)?;
         let (parts, sums) = (Rows::dense(&parts, "parts")?, Rows::dense(&sums, "sums")?);
         let lanes = (heads.dim / 8).next_power_of_two().max(8);
-        let name = format!("sconce_decode_{}_h{served}_l{lanes}", type_name(call.plan.cache)?);
+        let name = format!("sconce_decode_{}_h{served}_l{lanes}", type_name(call.keys.dtype)?);
         let groups = heads.keys * heads.group().div_ceil(served);
         let extent = Extent::new((splits, groups, decode.spans), THREADS)?;
         let args = [
@@ -163,7 +165,7 @@ impl Kernels {
         splits: usize,
         (parts, sums): (Rows, Rows),
     ) -> Result<()> {
-        let heads = call.plan.heads;
+        let heads = call.heads;
         let threads = heads.dim.next_multiple_of(32) as u32;
         let args = [
             parts.at(),
@@ -188,22 +190,26 @@ impl Kernels {
     }
 
     fn prefill(&self, call: &Call<'_>, prefill: &Prefill) -> Result<()> {
-        let heads = call.plan.heads;
-        let cache = type_name(call.plan.cache)?;
-        let (module, name, shared_bytes) = if prefill.on_tensor_cores {
+        let heads = call.heads;
+        let cache = type_name(call.keys.dtype)?;
+        let (module, name, rows, shared_bytes) = if self.tensor_cores && call.keys.dtype != DType::F32 {
             let (width, keys) = tile(heads.dim);
-            (PREFILL, format!("sconce_prefill_{cache}_{width}"), (64 + 2 * keys) * (width + 8) * 2)
+            let shared_bytes = (TILE_ROWS + 2 * keys) * (width + 8) * 2;
+            (PREFILL, format!("sconce_prefill_{cache}_{width}"), TILE_ROWS, shared_bytes)
         } else {
-            let shared_bytes = 4 * (16 * heads.dim + 32 * (heads.dim + 4) + 16 * 32);
-            (PREFILL_PLAIN, format!("sconce_prefill_plain_{cache}"), shared_bytes)
+            let shared_bytes =
+                4 * (PLAIN_TILE_ROWS * heads.dim + 32 * (heads.dim + 4) + PLAIN_TILE_ROWS * 32);
+            (PREFILL_PLAIN, format!("sconce_prefill_plain_{cache}"), PLAIN_TILE_ROWS, shared_bytes)
         };
-        let extent = Extent::new((prefill.tiles, heads.keys, 1), THREADS)?;
+        let tiles = prefill.tiles(self, heads.group(), rows)?;
+        let tiles = Rows::dense(&tiles, "tiles")?;
+        let extent = Extent::new((tiles.count, heads.keys, 1), THREADS)?;
         let extent = Extent { shared_bytes: shared_bytes as u32, ..extent };
         let args = [
             call.q.at(),
             call.keys.at(),
             call.values.at(),
-            call.plan.part(prefill.list)?.at(),
+            tiles.at(),
             call.plan.part(prefill.spans)?.at(),
             call.plan.part(prefill.tables)?.at(),
             call.out.at(),
@@ -249,20 +255,23 @@ fn softcap(scoring: Scoring) -> Arg {
 }
 
 /// The keys and values of a cache that the plan's blocks lie in.
-fn check_cache((keys, values): Cache<'_>, plan: &Plan) -> Result<(Rows, Rows)> {
+fn check_pages(pages: Pages<'_>, plan: &Plan) -> Result<(Rows, Rows)> {
+    if pages.block_size != KV_BLOCK {
+        bail!("blocks of {} tokens; the kernels have blocks of {KV_BLOCK}", pages.block_size);
+    }
     let checked = |tensor: &Tensor, what: &str| {
-        let rows = Rows::dense(tensor, what)?;
-        same_type(rows.dtype, plan.cache, what)?;
-        let (width, least) = (plan.heads.keys * plan.heads.dim, plan.least_cache_rows());
-        if rows.width != width || rows.count < least {
-            bail!("{what} are {} rows of {}, for at least {least} of {width}", rows.count, rows.width);
+        let (rows, least) = (Rows::dense(tensor, what)?, plan.least_cache_rows());
+        if rows.count < least {
+            bail!("{what} are {} rows, for blocks that need {least}", rows.count);
         }
+        type_number(rows.dtype)?;
         rows.need_wide(what)?;
         Ok(rows)
     };
-    let (keys, values) = (checked(keys, "cached keys")?, checked(values, "cached values")?);
-    if keys.count != values.count {
-        bail!("{} cached keys and {} values", keys.count, values.count);
+    let (keys, values) = (checked(pages.keys, "cached keys")?, checked(pages.values, "cached values")?);
+    same_type(keys.dtype, values.dtype, "cached keys and values")?;
+    if pages.keys.dims() != pages.values.dims() {
+        bail!("cached keys {:?} and values {:?}", pages.keys.dims(), pages.values.dims());
     }
     Ok((keys, values))
 }

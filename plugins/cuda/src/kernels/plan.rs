@@ -1,39 +1,23 @@
 //! What a step's attention works on, laid out for the kernels and copied to the device once for all layers.
 //!
-//! Sequences with one new token are for the decode kernel, the others for the prefill kernels. Which kernel of these
-//! serves which types is decided here as well, since it decides how rows are divided into tiles.
+//! Sequences with one new token are for the decode kernel, the others for the prefill kernels. How rows of the latter
+//! are divided into tiles depends on a layer's heads, and is found at its first layer.
 
-use std::ops::Range;
+use std::cell::RefCell;
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
+use sconce_engine::ops::Placed;
 use sconce_formats::memory::KV_BLOCK;
 
 use super::Kernels;
 use super::tensors::Rows;
 
 /// Heads are no larger than the kernels' registers and shared memory allow.
-pub const MOST_HEAD_DIM: usize = 256;
-
-/// Packed rows of a tile on tensor cores.
-const TILE_ROWS: usize = 64;
-
-/// Packed rows of a tile of the plain kernel.
-const PLAIN_TILE_ROWS: usize = 16;
-
-/// A sequence in a step.
-#[derive(Debug, Clone)]
-pub struct Sequence<'a> {
-    /// Its new tokens on the flat axis; sequences cover that in order.
-    pub rows: Range<usize>,
-    /// Tokens it had before the step.
-    pub past: usize,
-    /// Its blocks of the cache, with room for all of its tokens.
-    pub blocks: &'a [u32],
-}
+const MOST_HEAD_DIM: usize = 256;
 
 /// The heads of an attention layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Heads {
+pub(super) struct Heads {
     /// Of queries: a multiple of `keys`. Neighbours share a key head.
     pub queries: usize,
     /// Of keys and of values.
@@ -44,16 +28,17 @@ pub struct Heads {
 
 impl Heads {
     /// Query heads that share a key head.
-    pub(super) fn group(self) -> usize {
+    pub fn group(self) -> usize {
         self.queries / self.keys
     }
 
-    fn check(self) -> Result<()> {
+    /// Refuses heads that no kernel serves.
+    pub fn check(self) -> Result<()> {
         let Heads { queries, keys, dim } = self;
         if keys == 0 || queries == 0 || !queries.is_multiple_of(keys) {
             bail!("{queries} query heads cannot share {keys} key heads");
         }
-        if dim == 0 || !dim.is_multiple_of(8) || dim > MOST_HEAD_DIM {
+        if !serves(dim) {
             bail!(
                 "attention heads have {dim} elements; the kernels take multiples of 8 up to {MOST_HEAD_DIM}"
             );
@@ -62,14 +47,17 @@ impl Heads {
     }
 }
 
+/// Whether the attention kernels take heads of this size.
+pub fn serves(head_dim: usize) -> bool {
+    head_dim > 0 && head_dim.is_multiple_of(8) && head_dim <= MOST_HEAD_DIM
+}
+
 /// A step, laid out.
 pub struct Plan {
-    pub(super) heads: Heads,
-    pub(super) cache: DType,
     /// New tokens.
     pub(super) tokens: usize,
     /// The largest block in use.
-    pub(super) highest_block: u32,
+    highest_block: u32,
     /// Row of the cache for each new token.
     pub(super) slots: Part,
     pub(super) decode: Option<Decode>,
@@ -101,36 +89,33 @@ pub(super) struct Decode {
 
 /// Sequences with several.
 pub(super) struct Prefill {
-    /// `[tiles, 2]`: a span, and the first of its packed rows.
-    pub list: Part,
     /// `[spans, 3]`: the first row, how many, and the tokens before.
     pub spans: Part,
     /// `[spans, widest]`.
     pub tables: Part,
-    pub tiles: usize,
     pub widest: usize,
-    pub on_tensor_cores: bool,
+    /// New and past tokens of each.
+    lengths: Vec<(usize, usize)>,
+    /// Lists of tiles that were asked for, by the packed rows of a token and of a tile: one, as layers are alike.
+    lists: RefCell<Vec<((usize, usize), Tensor)>>,
 }
 
 impl Plan {
-    /// Lays out a step over a cache of type `cache`, on the device of `kernels`.
+    /// Lays out a step on the device of `kernels`. `sequences` cover the flat token axis in order.
     ///
     /// # Errors
-    /// Heads that no kernel serves; sequences that leave rows out, are empty or lack blocks; a failing device.
-    pub fn new(kernels: &Kernels, sequences: &[Sequence<'_>], heads: Heads, cache: DType) -> Result<Plan> {
-        heads.check()?;
+    /// Sequences that leave rows out, are empty or lack blocks; a failing device.
+    pub fn new(kernels: &Kernels, sequences: &[Placed<'_>]) -> Result<Plan> {
         let tokens = check_sequences(sequences)?;
         let mut numbers = Numbers::default();
         let slots = numbers.part(sequences.iter().flat_map(slots));
         let (single, several): (Vec<_>, Vec<_>) = sequences.iter().partition(|of| of.rows.len() == 1);
         let decode = (!single.is_empty()).then(|| Decode::new(&single, &mut numbers));
-        let on_tensor_cores = kernels.tensor_cores && cache != DType::F32;
-        let prefill =
-            (!several.is_empty()).then(|| Prefill::new(&several, heads, on_tensor_cores, &mut numbers));
-        let blocks = sequences.iter().flat_map(|of| &of.blocks[..of.used_blocks()]);
+        let prefill = (!several.is_empty()).then(|| Prefill::new(&several, &mut numbers));
+        let blocks = sequences.iter().flat_map(|of| &of.table[..used_blocks(of)]);
         let highest_block = blocks.copied().max().unwrap_or(0);
         let numbers = kernels.upload(numbers.0)?;
-        Ok(Plan { heads, cache, tokens, highest_block, slots, decode, prefill, numbers })
+        Ok(Plan { tokens, highest_block, slots, decode, prefill, numbers })
     }
 
     /// The plan's numbers on the device.
@@ -144,53 +129,64 @@ impl Plan {
     }
 }
 
-impl Sequence<'_> {
-    /// Tokens after the step.
-    fn len(&self) -> usize {
-        self.past + self.rows.len()
-    }
-
-    fn used_blocks(&self) -> usize {
-        self.len().div_ceil(KV_BLOCK)
-    }
-}
-
 impl Decode {
-    fn new(spans: &[&Sequence<'_>], numbers: &mut Numbers) -> Decode {
+    fn new(spans: &[&Placed<'_>], numbers: &mut Numbers) -> Decode {
         let (tables, widest) = numbers.tables(spans);
         Decode {
             rows: numbers.part(spans.iter().map(|of| of.rows.start as u32)),
-            lengths: numbers.part(spans.iter().map(|of| of.len() as u32)),
+            lengths: numbers.part(spans.iter().map(|of| len(of) as u32)),
             tables,
             spans: spans.len(),
             widest,
-            longest: spans.iter().map(|of| of.len()).max().unwrap_or(0),
+            longest: spans.iter().map(|of| len(of)).max().unwrap_or(0),
         }
     }
 }
 
 impl Prefill {
-    fn new(spans: &[&Sequence<'_>], heads: Heads, on_tensor_cores: bool, numbers: &mut Numbers) -> Prefill {
-        let rows = if on_tensor_cores { TILE_ROWS } else { PLAIN_TILE_ROWS };
+    fn new(spans: &[&Placed<'_>], numbers: &mut Numbers) -> Prefill {
         let (tables, widest) = numbers.tables(spans);
-        let of_span = |of: &&Sequence<'_>| [of.rows.start as u32, of.rows.len() as u32, of.past as u32];
-        let mut list: Vec<(u32, u32, usize)> = Vec::new();
-        for (span, of) in spans.iter().enumerate() {
-            for first in (0..of.rows.len() * heads.group()).step_by(rows) {
-                list.push((span as u32, first as u32, of.past + first / heads.group()));
-            }
-        }
-        // Those that see most keys first, so that the last to finish are short.
-        list.sort_by_key(|(_, _, keys)| std::cmp::Reverse(*keys));
+        let of_span = |of: &&Placed<'_>| [of.rows.start as u32, of.rows.len() as u32, of.past as u32];
         Prefill {
-            tiles: list.len(),
-            list: numbers.part(list.into_iter().flat_map(|(span, first, _)| [span, first])),
             spans: numbers.part(spans.iter().flat_map(of_span)),
             tables,
             widest,
-            on_tensor_cores,
+            lengths: spans.iter().map(|of| (of.rows.len(), of.past)).collect(),
+            lists: RefCell::default(),
         }
     }
+
+    /// `[tiles, 2]`: a span, and the first of its packed rows. `group`: packed rows of a token; `rows`: of a tile.
+    pub fn tiles(&self, kernels: &Kernels, group: usize, rows: usize) -> Result<Tensor> {
+        let mut lists = self.lists.borrow_mut();
+        if let Some((_, list)) = lists.iter().find(|(of, _)| *of == (group, rows)) {
+            return Ok(list.clone());
+        }
+        let list = kernels.upload(self.list(group, rows))?;
+        let list = list.reshape(((), 2))?;
+        lists.push(((group, rows), list.clone()));
+        Ok(list)
+    }
+
+    fn list(&self, group: usize, rows: usize) -> Vec<u32> {
+        let mut tiles: Vec<(u32, u32, usize)> = Vec::new();
+        for (span, (new, past)) in self.lengths.iter().enumerate() {
+            let firsts = (0..new * group).step_by(rows);
+            tiles.extend(firsts.map(|first| (span as u32, first as u32, past + first / group)));
+        }
+        // Those that see most keys first, so that the last to finish are short.
+        tiles.sort_by_key(|(_, _, keys)| std::cmp::Reverse(*keys));
+        tiles.into_iter().flat_map(|(span, first, _)| [span, first]).collect()
+    }
+}
+
+/// Tokens of a sequence after the step.
+fn len(of: &Placed<'_>) -> usize {
+    of.past + of.rows.len()
+}
+
+fn used_blocks(of: &Placed<'_>) -> usize {
+    len(of).div_ceil(KV_BLOCK)
 }
 
 /// Parts, one behind the other.
@@ -206,10 +202,10 @@ impl Numbers {
 
     /// Tables of the blocks in use, all as wide as the widest, and that width. What is beyond a table's own blocks is
     /// never looked up.
-    fn tables(&mut self, spans: &[&Sequence<'_>]) -> (Part, usize) {
-        let widest = spans.iter().map(|of| of.used_blocks()).max().unwrap_or(0);
-        let padded = |of: &Sequence<'_>| {
-            let used = of.blocks[..of.used_blocks()].to_vec();
+    fn tables(&mut self, spans: &[&Placed<'_>]) -> (Part, usize) {
+        let widest = spans.iter().map(|of| used_blocks(of)).max().unwrap_or(0);
+        let padded = |of: &Placed<'_>| {
+            let used = of.table[..used_blocks(of)].to_vec();
             used.into_iter().chain(std::iter::repeat(0)).take(widest)
         };
         let part = self.part(spans.iter().flat_map(|of| padded(of)));
@@ -218,12 +214,12 @@ impl Numbers {
 }
 
 /// The row of the cache for each new token of a sequence.
-fn slots<'a>(of: &'a Sequence<'_>) -> impl Iterator<Item = u32> + use<'a> {
-    (of.past..of.len()).map(|token| of.blocks[token / KV_BLOCK] * KV_BLOCK as u32 + (token % KV_BLOCK) as u32)
+fn slots<'a>(of: &'a Placed<'_>) -> impl Iterator<Item = u32> + use<'a> {
+    (of.past..len(of)).map(|token| of.table[token / KV_BLOCK] * KV_BLOCK as u32 + (token % KV_BLOCK) as u32)
 }
 
 /// The number of new tokens, of sequences that the kernels can rely on.
-fn check_sequences(sequences: &[Sequence<'_>]) -> Result<usize> {
+fn check_sequences(sequences: &[Placed<'_>]) -> Result<usize> {
     let mut end = 0;
     for (at, of) in sequences.iter().enumerate() {
         if of.rows.start != end || of.rows.is_empty() {
@@ -232,8 +228,8 @@ fn check_sequences(sequences: &[Sequence<'_>]) -> Result<usize> {
         if of.past.checked_add(of.rows.len()).is_none_or(|len| len > i32::MAX as usize / 2) {
             bail!("sequence {at} of a step has {} tokens behind it, more than a kernel counts", of.past);
         }
-        let Some(used) = of.blocks.get(..of.used_blocks()) else {
-            bail!("sequence {at} of a step has {} tokens and {} blocks for them", of.len(), of.blocks.len())
+        let Some(used) = of.table.get(..used_blocks(of)) else {
+            bail!("sequence {at} of a step has {} tokens and {} blocks for them", len(of), of.table.len())
         };
         // Rows of the cache are counted in 32 bits.
         if used.iter().any(|block| *block >= i32::MAX as u32 / KV_BLOCK as u32) {

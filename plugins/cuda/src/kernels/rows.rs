@@ -46,6 +46,9 @@ impl Kernels {
             Some(residual) => {
                 let added = Rows::dense(residual, "a residual")?;
                 check_like(added, rows, "a residual")?;
+                if rows.width.is_multiple_of(8) {
+                    added.need_wide("a residual")?;
+                }
                 let sum = self.empty(x.dims(), x.dtype())?;
                 let to = Rows::dense(&sum, "a sum")?.at();
                 (sum, added.at(), to)
@@ -76,19 +79,37 @@ impl Kernels {
         Ok((sum, out))
     }
 
-    /// Turns the leading `rows.dim` elements of each head of queries and keys by the token's position.
+    /// Turns the leading `rows.dim` elements of each head by the token's position.
     ///
-    /// `q`, `k`: `[tokens, heads, head_dim]`, each with as many heads as it has; there may be gaps from token to token.
-    /// The tables are of any type; f32 keeps long positions exact. The answers have no gaps.
+    /// `x`: `[tokens, heads, head_dim]`; there may be gaps from token to token. The tables are of any type; f32 keeps
+    /// long positions exact. The answer has no gaps.
     ///
     /// # Errors
     /// Shapes and types that do not go together; a failing device.
-    pub fn rope(&self, q: &Tensor, k: &Tensor, rows: &RopeRows) -> Result<(Tensor, Tensor)> {
-        let ((tokens, q_heads, head_dim), (_, k_heads, _)) = (q.dims3()?, k.dims3()?);
-        let (from_q, from_k) = (Rows::new(q, "queries")?, Rows::new(k, "keys")?);
-        same_type(from_q.dtype, from_k.dtype, "queries and keys")?;
-        if k.dims3()? != (tokens, k_heads, head_dim) || rows.dim > head_dim {
-            bail!("cannot turn {} elements of {:?} and {:?}", rows.dim, q.dims(), k.dims());
+    pub fn rope(&self, x: &Tensor, rows: &RopeRows) -> Result<Tensor> {
+        let (turned, _) = self.rope_of(x, None, rows)?;
+        Ok(turned)
+    }
+
+    /// [`Kernels::rope`] of queries and keys, each with as many heads as it has, in one launch.
+    ///
+    /// # Errors
+    /// As for one.
+    pub fn rope_both(&self, q: &Tensor, k: &Tensor, rows: &RopeRows) -> Result<(Tensor, Tensor)> {
+        let (q, turned) = self.rope_of(q, Some(k), rows)?;
+        Ok((q, turned.expect("keys were given, so there are turned ones")))
+    }
+
+    fn rope_of(&self, q: &Tensor, k: Option<&Tensor>, rows: &RopeRows) -> Result<(Tensor, Option<Tensor>)> {
+        let (tokens, q_heads, head_dim) = q.dims3()?;
+        let k_heads = k.map_or(Ok(0), |k| k.dim(1))?;
+        let from_q = Rows::new(q, "queries")?;
+        let from_k = k.map(|k| Rows::new(k, "keys")).transpose()?;
+        if k.is_some_and(|k| k.dims() != [tokens, k_heads, head_dim]) || rows.dim > head_dim {
+            bail!("cannot turn {} elements of {:?} and {:?}", rows.dim, q.dims(), k.map(Tensor::dims));
+        }
+        if let Some(from_k) = from_k {
+            same_type(from_q.dtype, from_k.dtype, "queries and keys")?;
         }
         if !head_dim.is_multiple_of(2) || !rows.dim.is_multiple_of(2) {
             bail!("cannot turn pairs of {} of {head_dim} elements: a number is odd", rows.dim);
@@ -100,14 +121,16 @@ impl Kernels {
                 bail!("{what} are {} rows of {}, for {tokens} of {}", table.count, table.width, rows.dim / 2);
             }
         }
-        let (q_out, k_out) = (self.empty(q.dims(), q.dtype())?, self.empty(k.dims(), k.dtype())?);
+        let q_out = self.empty(q.dims(), q.dtype())?;
+        let k_out = k.map(|k| self.empty(k.dims(), k.dtype())).transpose()?;
+        let to_k = k_out.as_ref().map(|k| Rows::dense(k, "turned keys")).transpose()?;
         let pairs = (q_heads + k_heads) * head_dim / 2;
         let extent = Extent::new((tokens, pairs.div_ceil(THREADS as usize), 1), THREADS)?;
         let args = [
             from_q.at(),
-            from_k.at(),
+            from_k.map_or(NONE, |rows| rows.at()),
             Rows::dense(&q_out, "turned queries")?.at(),
-            Rows::dense(&k_out, "turned keys")?.at(),
+            to_k.map_or(NONE, |rows| rows.at()),
             cos.at(),
             sin.at(),
             type_number(cos.dtype)?,
@@ -116,7 +139,7 @@ impl Kernels {
             int(head_dim)?,
             int(rows.dim)?,
             from_q.stride()?,
-            from_k.stride()?,
+            from_k.map_or(Ok(Arg::Int(0)), |rows| rows.stride())?,
             Arg::Int(i32::from(rows.layout == RopeLayout::Interleaved)),
         ];
         let name = format!("sconce_rope_{}", type_name(from_q.dtype)?);

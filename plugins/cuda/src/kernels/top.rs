@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Result, Tensor, bail};
+use sconce_engine::ops::{Best, Edits, Pick, pick};
 
 use super::tensors::{Rows, int, type_name};
 use super::{Arg, Extent, Kernels, TOP};
 
 /// The most tokens that a row can be asked for.
-pub const MAX_TOP: usize = 64;
+pub(super) const MAX_TOP: usize = 64;
 
 const THREADS: u32 = 256;
 
@@ -20,51 +21,29 @@ const MOST_SEGMENTS: usize = 64;
 const LONGEST_SEGMENT: usize = 32 * THREADS as usize;
 
 /// The largest vocabulary.
-pub const MOST_VOCAB: usize = MOST_SEGMENTS * LONGEST_SEGMENT;
+const MOST_VOCAB: usize = MOST_SEGMENTS * LONGEST_SEGMENT;
 
-/// In the place of a mask: everything is allowed. In the place of a token: the row has a NaN.
+/// In the place of a mask: everything is allowed.
 const NOTHING: u32 = u32::MAX;
 
-/// Adds to one logit.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Edit {
-    /// The row of the logits.
-    pub row: u32,
-    /// The token.
-    pub token: u32,
-    /// What is added.
-    pub add: f32,
-}
-
-/// Which tokens each row may have.
-#[derive(Debug, Clone, Copy)]
-pub struct Masks<'a> {
-    /// Bit sets of `ceil(vocab / 32)` words, a set bit allows a token.
-    pub words: &'a [u32],
-    /// For each row the word where its set begins; `None`: it may have all.
-    pub rows: &'a [Option<usize>],
-}
-
-/// The best tokens of each row, best first. Of equals, the lower token is the better.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Best {
-    /// `[rows, k]`. All [`u32::MAX`] if the row has a NaN.
-    pub ids: Vec<u32>,
-    /// `[rows, k]`: their logits, after edits and masks: minus infinity for a token that is masked. All NaN if the row
-    /// has one.
-    pub values: Vec<f32>,
-    /// `[rows]`: log-sum-exp over the vocabulary, after edits and masks. NaN if the row has one.
-    pub lse: Vec<f32>,
+impl Pick for Kernels {
+    fn best(&self, logits: &Tensor, k: usize, edits: Edits<'_>) -> Result<Best> {
+        let vocab = logits.dim(1)?;
+        if k <= MAX_TOP.min(vocab) && vocab <= MOST_VOCAB {
+            return self.top(logits, k, edits);
+        }
+        Ok(pick::on_host(logits.to_dtype(DType::F32)?.to_vec2()?, k, edits))
+    }
 }
 
 impl Kernels {
-    /// The `k` best tokens of each row of `logits`: `[rows, vocab]`, without gaps. Edits come first, those of the same
-    /// logit add up; then masks. Waits for the device.
+    /// The `k` best tokens of each row of `logits`: `[rows, vocab]`, without gaps. Biases come first, those of the same
+    /// logit add up; then masks. What is no number is not picked. Waits for the device.
     ///
     /// # Errors
-    /// More than [`MAX_TOP`] tokens or more than there are; edits and masks beyond the rows; a vocabulary beyond what the
-    /// kernels are for (524 288); a failing device.
-    pub fn top(&self, logits: &Tensor, k: usize, edits: &[Edit], masks: Option<Masks<'_>>) -> Result<Best> {
+    /// More than [`MAX_TOP`] tokens or more than there are; edits beyond the rows, two masks for one; a vocabulary beyond
+    /// what the kernels are for (524 288); a failing device.
+    pub fn top(&self, logits: &Tensor, k: usize, edits: Edits<'_>) -> Result<Best> {
         let (rows, vocab) = logits.dims2()?;
         if k == 0 || k > MAX_TOP || k > vocab {
             bail!("{k} best of {vocab} tokens: the kernels find 1 to {MAX_TOP}");
@@ -76,12 +55,12 @@ impl Kernels {
         if length > LONGEST_SEGMENT {
             bail!("a vocabulary of {vocab} tokens; the kernels take {MOST_VOCAB}");
         }
-        let edited = self.edited(logits, edits)?;
+        let edited = self.biased(logits, edits.bias)?;
         let from = Rows::dense(&edited, "logits")?;
         let best = self.empty((rows, k, segments), DType::I64)?;
         let sums = self.empty((rows, segments, 2), DType::F32)?;
         let (best, sums) = (Rows::dense(&best, "candidates")?, Rows::dense(&sums, "sums")?);
-        let masks = self.masks(masks, rows, vocab)?;
+        let masks = self.masks(edits, rows, vocab)?;
         let (mask_of, words) = match &masks {
             None => (Arg::Address(0), Arg::Address(0)),
             Some((mask_of, words)) => {
@@ -100,19 +79,19 @@ impl Kernels {
         let extent = Extent::new((rows, 1, 1), THREADS)?;
         // SAFETY: the parameters of `top_of_segments`, with the extents of what was written above.
         unsafe { self.launch(TOP, "sconce_top_of_segments", extent, &args) }?;
-        Ok(Best::read(&answer.to_vec2::<u32>()?, k))
+        Ok(split(&answer.to_vec2::<u32>()?, k))
     }
 
-    /// Logits after the edits: the same tensor if there are none, else a copy in f32, in which adding rounds least.
-    fn edited(&self, logits: &Tensor, edits: &[Edit]) -> Result<Tensor> {
-        if edits.is_empty() {
+    /// Logits after the biases: the same tensor if there are none, else a copy in f32, in which adding rounds least.
+    fn biased(&self, logits: &Tensor, bias: &[(u32, u32, f32)]) -> Result<Tensor> {
+        if bias.is_empty() {
             return Ok(logits.clone());
         }
         let (rows, vocab) = logits.dims2()?;
         let mut sums: BTreeMap<(u32, u32), f32> = BTreeMap::new();
-        for Edit { row, token, add } in edits {
+        for (row, token, add) in bias {
             if *row as usize >= rows || *token as usize >= vocab {
-                bail!("an edit of token {token} in row {row}, of {rows} rows of {vocab} tokens");
+                bail!("a bias of token {token} in row {row}, of {rows} rows of {vocab} tokens");
             }
             *sums.entry((*row, *token)).or_default() += add;
         }
@@ -126,7 +105,7 @@ impl Kernels {
         let of_tokens = sums.keys().map(|(_, token)| *token);
         let numbers = of_rows.chain(of_tokens).chain(sums.values().map(|add| add.to_bits()));
         let numbers = self.upload(numbers.collect())?.reshape((3, count))?;
-        let part = |at: usize| Ok::<_, candle_core::Error>(Rows::dense(&numbers.get(at)?, "edits")?.at());
+        let part = |at: usize| Ok::<_, candle_core::Error>(Rows::dense(&numbers.get(at)?, "biases")?.at());
         let args = [to.at(), part(0)?, part(1)?, part(2)?, int(count)?, int(vocab)?];
         let extent = Extent::new((count.div_ceil(THREADS as usize), 1, 1), THREADS)?;
         // SAFETY: the parameters of `edit_logits`; rows and tokens were compared with the extents of the copy, whose
@@ -136,33 +115,30 @@ impl Kernels {
     }
 
     /// Where each row's mask begins, and the masks, on the device.
-    fn masks(&self, masks: Option<Masks<'_>>, rows: usize, vocab: usize) -> Result<Option<(Tensor, Tensor)>> {
-        let Some(masks) = masks.filter(|masks| masks.rows.iter().any(Option::is_some)) else {
+    fn masks(&self, edits: Edits<'_>, rows: usize, vocab: usize) -> Result<Option<(Tensor, Tensor)>> {
+        if edits.masks.is_empty() {
             return Ok(None);
-        };
-        if masks.rows.len() != rows {
-            bail!("masks for {} of {rows} rows", masks.rows.len());
         }
         let words = vocab.div_ceil(32);
-        let begin = |first: &Option<usize>| {
-            let Some(first) = *first else { return Ok(NOTHING) };
-            if first.checked_add(words).is_none_or(|end| end > masks.words.len()) || first >= NOTHING as usize
-            {
-                bail!("a mask of {words} words at {first}, of {} words", masks.words.len());
+        let mut begins = vec![NOTHING; rows];
+        for (row, first) in edits.masks {
+            let Some(begin) = begins.get_mut(*row as usize) else { bail!("a mask of row {row}, of {rows}") };
+            if *begin != NOTHING {
+                bail!("two masks of row {row}");
             }
-            Ok(first as u32)
-        };
-        let begins = masks.rows.iter().map(begin).collect::<Result<Vec<u32>>>()?;
-        Ok(Some((self.upload(begins)?, self.upload(masks.words.to_vec())?)))
+            if *first as usize + words > edits.words.len() {
+                bail!("a mask of {words} words at {first}, of {} words", edits.words.len());
+            }
+            *begin = *first;
+        }
+        Ok(Some((self.upload(begins)?, self.upload(edits.words.to_vec())?)))
     }
 }
 
-impl Best {
-    /// From rows of tokens, values as bits and a log-sum-exp as bits.
-    fn read(rows: &[Vec<u32>], k: usize) -> Best {
-        let ids = rows.iter().flat_map(|row| &row[..k]).copied();
-        let values = rows.iter().flat_map(|row| &row[k..2 * k]).map(|bits| f32::from_bits(*bits));
-        let lse = rows.iter().map(|row| f32::from_bits(row[2 * k]));
-        Best { ids: ids.collect(), values: values.collect(), lse: lse.collect() }
-    }
+/// Takes rows of tokens, values as bits and a log-sum-exp as bits apart.
+fn split(rows: &[Vec<u32>], k: usize) -> Best {
+    let ids = rows.iter().flat_map(|row| &row[..k]).copied();
+    let values = rows.iter().flat_map(|row| &row[k..2 * k]).map(|bits| f32::from_bits(*bits));
+    let lse = rows.iter().map(|row| f32::from_bits(row[2 * k]));
+    Best { ids: ids.collect(), values: values.collect(), lse: lse.collect() }
 }

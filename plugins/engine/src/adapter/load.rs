@@ -146,7 +146,7 @@ fn limits(
     let sequences = sequences(asked, recipe.instance_bytes, request.kv_bytes.min(usable), free)?;
     let left = free - recipe.instance_bytes * sequences as u64;
     let budget = match request.kv_bytes {
-        0 => memory::kv_budget(left, 0, 0.0),
+        0 => memory::kv_budget(left, 0, 0.0, target.kv_share),
         bytes => bytes,
     };
     let most = sequences.saturating_mul(context);

@@ -62,14 +62,6 @@ impl Store {
         Ok(())
     }
 
-    /// The type of a cache in tensors; what activations are, for one in the layout of the CPU's kernels.
-    pub fn dtype(&self) -> DType {
-        match &self.blocks {
-            Blocks::Host(_) => self.compute,
-            Blocks::Tensors(store) => store.dtype(),
-        }
-    }
-
     /// A layer of a cache in tensors.
     pub fn pages(&self, layer: usize) -> Option<Pages<'_>> {
         match &self.blocks {

@@ -27,11 +27,6 @@ impl TensorStore {
         Ok(TensorStore { dtype, layers })
     }
 
-    /// What keys and values are stored as.
-    pub fn dtype(&self) -> DType {
-        self.dtype
-    }
-
     /// Keys and values of a layer.
     pub fn layer(&self, layer: usize) -> (&Tensor, &Tensor) {
         let (keys, values) = &self.layers[layer];

@@ -1,10 +1,11 @@
 //! Appending to the cache and attention over it: ragged steps, blocks in any order and shared, all types.
 
 use candle_core::{DType, Tensor};
-use sconce_engine::ops::Scoring;
+use sconce_engine::ops::{Pages, Placed, Scoring};
 use sconce_formats::memory::KV_BLOCK;
 
-use super::super::{Heads, Kernels, Plan, Sequence};
+use super::super::plan::Heads;
+use super::super::{Kernels, Plan};
 use super::{Bench, Random, TYPES, bench, check, precision, read, rounded};
 
 /// A step to compare.
@@ -181,17 +182,18 @@ fn run(bench: &Bench, kernels: &Kernels, case: &Case) {
     let fused = bench.tensor(&numbers.fused, &[tokens, queries + 2 * key_heads, dim], case.compute);
     let part = |first, count| fused.narrow(1, first, count).expect("a part of the projection");
     let mut end = 0;
-    let sequences = numbers.blocks.iter().zip(&case.sequences).map(|(blocks, (past, new))| {
+    let sequences = numbers.blocks.iter().zip(&case.sequences).map(|(table, (past, new))| {
         end += new;
-        Sequence { rows: end - new..end, past: *past, blocks }
+        Placed { rows: end - new..end, past: *past, table }
     });
-    let plan = Plan::new(kernels, &sequences.collect::<Vec<_>>(), case.heads, case.cache).expect("a plan");
+    let plan = Plan::new(kernels, &sequences.collect::<Vec<_>>()).expect("a plan");
+    let pages = Pages { keys: &keys, values: &values, block_size: KV_BLOCK };
     kernels
-        .append(&part(queries, key_heads), &part(queries + key_heads, key_heads), (&keys, &values), &plan)
+        .append(&part(queries, key_heads), &part(queries + key_heads, key_heads), pages, &plan)
         .expect("appending");
     check_rows(case, &numbers, &keys, &numbers.keys);
     check_rows(case, &numbers, &values, &numbers.values);
-    let out = kernels.attention(&part(0, queries), &plan, (&keys, &values), case.scoring).expect("attention");
+    let out = kernels.attention(&part(0, queries), &plan, pages, case.scoring).expect("attention");
     let rounds = kernels.tensor_cores && case.cache != DType::F32 && plan.prefill.is_some();
     // Weights, and queries of another type, are rounded to the cache's on tensor cores.
     let rounding = if rounds { 2.0 * precision(case.cache) } else { 0.0 };
@@ -326,27 +328,33 @@ fn scores_are_capped() {
 #[test]
 fn what_does_not_fit_is_refused() {
     let Some(bench) = bench() else { return };
-    let heads = Heads { queries: 4, keys: 2, dim: 64 };
-    let plan = |sequences: &[Sequence<'_>], heads| Plan::new(&bench.kernels, sequences, heads, DType::F16);
-    let refused =
-        |sequences: &[Sequence<'_>], heads| plan(sequences, heads).err().expect("no plan").to_string();
-    let one = |rows, past, blocks| Sequence { rows, past, blocks };
-    assert!(refused(&[one(0..2, 31, &[0])], heads).contains("33 tokens and 1 blocks"));
-    assert!(refused(&[one(1..2, 0, &[0])], heads).contains("1..2"));
-    assert!(refused(&[one(0..0, 0, &[0])], heads).contains("0..0"));
-    for wrong in [Heads { dim: 12, ..heads }, Heads { dim: 264, ..heads }, Heads { queries: 5, ..heads }] {
-        refused(&[one(0..1, 0, &[0])], wrong);
-    }
-    let plan = plan(&[one(0..1, 40, &[3, 1])], heads).expect("a plan");
-    let zeros = |rows: usize, dtype| Tensor::zeros((rows, 2, 64), dtype, &bench.device).expect("a cache");
-    let q = Tensor::zeros((1, 4, 64), DType::F16, &bench.device).expect("queries");
+    let plan = |sequences: &[Placed<'_>]| Plan::new(&bench.kernels, sequences);
+    let refused = |sequences: &[Placed<'_>]| plan(sequences).err().expect("no plan").to_string();
+    let one = |rows, past, table| Placed { rows, past, table };
+    assert!(refused(&[one(0..2, 31, &[0])]).contains("33 tokens and 1 blocks"));
+    assert!(refused(&[one(1..2, 0, &[0])]).contains("1..2"));
+    assert!(refused(&[one(0..0, 0, &[0])]).contains("0..0"));
+    assert!(refused(&[one(0..1, 0, &[u32::MAX])]).contains("beyond"));
+    let plan = plan(&[one(0..1, 40, &[3, 1])]).expect("a plan");
+    let zeros =
+        |shape: (usize, usize, usize), dtype| Tensor::zeros(shape, dtype, &bench.device).expect("zeros");
     let scoring = Scoring { scale: 1.0, softcap: None, window: None };
     let attend = |q: &Tensor, keys: &Tensor, values: &Tensor| {
-        bench.kernels.attention(q, &plan, (keys, values), scoring).map_err(|error| error.to_string())
+        let pages = Pages { keys, values, block_size: KV_BLOCK };
+        bench.kernels.attention(q, &plan, pages, scoring).map_err(|error| error.to_string())
     };
-    let cache = zeros(128, DType::F16);
+    let q = zeros((1, 4, 64), DType::F16);
+    let cache = zeros((128, 2, 64), DType::F16);
     assert!(attend(&q, &cache, &cache).is_ok());
-    assert!(attend(&q, &zeros(96, DType::F16), &cache).is_err_and(|error| error.contains("96 rows")));
-    assert!(attend(&q, &cache, &zeros(128, DType::F32)).is_err_and(|error| error.contains("f32")));
-    assert!(attend(&cache.narrow(0, 0, 1).expect("a row"), &cache, &cache).is_err());
+    let short = zeros((96, 2, 64), DType::F16);
+    assert!(attend(&q, &short, &short).is_err_and(|error| error.contains("96 rows")));
+    assert!(attend(&q, &cache, &zeros((128, 2, 64), DType::F32)).is_err_and(|error| error.contains("f32")));
+    assert!(attend(&q, &cache, &zeros((160, 2, 64), DType::F16)).is_err());
+    for shape in [(2, 4, 64), (1, 5, 64), (1, 4, 72)] {
+        assert!(attend(&zeros(shape, DType::F16), &cache, &cache).is_err(), "{shape:?}");
+    }
+    for dim in [12, 264] {
+        let cache = zeros((128, 2, dim), DType::F16);
+        assert!(attend(&zeros((1, 4, dim), DType::F16), &cache, &cache).is_err(), "{dim}");
+    }
 }

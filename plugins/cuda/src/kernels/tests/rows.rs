@@ -98,6 +98,14 @@ fn norms_refuse_what_does_not_fit() {
     }
     let norm = Norm::Rms { weight: zeros(16, DType::F32), epsilon: EPSILON };
     assert!(bench.kernels.add_norm(&x, &x.narrow(0, 0, 1).expect("a row"), &norm).is_err());
+    // Rows that eight elements cannot be loaded from at once.
+    let row =
+        x.flatten_all().and_then(|x| x.narrow(0, 1, 16)).and_then(|x| x.reshape((1, 16))).expect("a row");
+    let straight = x.narrow(0, 0, 1).expect("a row");
+    for (x, residual) in [(&row, &straight), (&straight, &row)] {
+        let refused = bench.kernels.add_norm(x, residual, &norm).map_err(|error| error.to_string());
+        assert!(refused.is_err_and(|error| error.contains("16 bytes")));
+    }
 }
 
 /// Turns heads as the definition says.
@@ -144,7 +152,8 @@ fn check_rope(
         dim,
     };
     let part = |first, count| x.narrow(1, first, count).expect("some heads");
-    let (q, k) = bench.kernels.rope(&part(0, q_heads), &part(q_heads, k_heads), &rows).expect("rope");
+    let (q, k) = bench.kernels.rope_both(&part(0, q_heads), &part(q_heads, k_heads), &rows).expect("rope");
+    let alone = bench.kernels.rope(&part(q_heads, k_heads), &rows).expect("rope");
     let token = (q_heads + k_heads) * head_dim;
     let split = |range: std::ops::Range<usize>| -> Vec<f64> {
         fused
@@ -155,7 +164,7 @@ fn check_rope(
     };
     let what = format!("{head_dim} {dim} {layout:?} {} {}", dtype.as_str(), table.as_str());
     let tolerance = 1e-6 + precision(dtype);
-    for (got, heads, first) in [(q, q_heads, 0), (k, k_heads, q_heads)] {
+    for (got, heads, first) in [(q, q_heads, 0), (k, k_heads, q_heads), (alone, k_heads, q_heads)] {
         let right = turned(&split(first..first + heads), (&cos, &sin), (heads, head_dim, dim), layout);
         check(&got, &right, tolerance, &what);
     }

@@ -1,32 +1,14 @@
 //! The best of the logits.
 
 use candle_core::{DType, Tensor};
+use sconce_engine::ops::{Best, Edits, pick};
 
-use super::super::{Best, Edit, MAX_TOP, Masks};
+use super::super::top::MAX_TOP;
 use super::{Bench, Random, TYPES, bench, rounded};
 
-/// The answer by sorting. `rows`: the logits after edits and masks.
+/// The answer of the host. `rows`: the logits after edits and masks.
 fn sorted(rows: &[Vec<f32>], k: usize) -> Best {
-    let mut best = Best { ids: Vec::new(), values: Vec::new(), lse: Vec::new() };
-    for row in rows {
-        let mut order: Vec<u32> = (0..row.len() as u32).collect();
-        let value = |id: &u32| row[*id as usize];
-        // A stable sort: of equals the lower comes first.
-        order.sort_by(|a, b| value(b).partial_cmp(&value(a)).expect("no NaN"));
-        order.truncate(k);
-        best.values.extend(order.iter().map(value));
-        best.lse.push(log_sum_exp(row));
-        best.ids.extend(order);
-    }
-    best
-}
-
-fn log_sum_exp(row: &[f32]) -> f32 {
-    let most = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    if most.is_infinite() {
-        return most as f32;
-    }
-    (most + row.iter().map(|x| (f64::from(*x) - most).exp()).sum::<f64>().ln()) as f32
+    pick::on_host(rows.to_vec(), k, Edits::default())
 }
 
 #[track_caller]
@@ -58,7 +40,7 @@ fn the_best_of_every_type_and_size() {
             let rows = logits(&mut Random(vocab as u64), 3, vocab, levels, dtype);
             let x = tensor(&bench, &rows, dtype);
             for k in [1, 2, 20, MAX_TOP].into_iter().filter(|k| *k <= vocab) {
-                let got = bench.kernels.top(&x, k, &[], None).expect("the best");
+                let got = bench.kernels.top(&x, k, Edits::default()).expect("the best");
                 check(&got, &sorted(&rows, k), &format!("{k} of {vocab} {}", dtype.as_str()));
             }
         }
@@ -73,7 +55,8 @@ fn the_best_of_a_large_vocabulary() {
     // The best in one place; in the other row all logits are equal.
     rows[0][200_000..200_064].fill(30.0);
     rows[1].fill(-3.5);
-    let got = bench.kernels.top(&tensor(&bench, &rows, DType::F32), MAX_TOP, &[], None).expect("the best");
+    let got =
+        bench.kernels.top(&tensor(&bench, &rows, DType::F32), MAX_TOP, Edits::default()).expect("the best");
     check(&got, &sorted(&rows, MAX_TOP), "a large vocabulary");
 }
 
@@ -85,8 +68,10 @@ fn sorted_rows_do_not_overflow_the_list() {
         let value = |i: usize| if i.is_multiple_of(stride) { i as f32 } else { -1.0 };
         let rows =
             vec![(0..16_384).map(value).collect::<Vec<f32>>(), (0..16_384).map(|i| -(i as f32)).collect()];
-        let got =
-            bench.kernels.top(&tensor(&bench, &rows, DType::F32), MAX_TOP, &[], None).expect("the best");
+        let got = bench
+            .kernels
+            .top(&tensor(&bench, &rows, DType::F32), MAX_TOP, Edits::default())
+            .expect("the best");
         check(&got, &sorted(&rows, MAX_TOP), "sorted rows");
     }
 }
@@ -95,7 +80,7 @@ fn sorted_rows_do_not_overflow_the_list() {
 fn zeros_of_both_signs_are_equal() {
     let Some(bench) = bench() else { return };
     let rows = vec![vec![-1.0, -0.0, 0.0, -0.0, 0.0]];
-    let got = bench.kernels.top(&tensor(&bench, &rows, DType::F32), 4, &[], None).expect("the best");
+    let got = bench.kernels.top(&tensor(&bench, &rows, DType::F32), 4, Edits::default()).expect("the best");
     assert_eq!(got.ids, [1, 2, 3, 4]);
 }
 
@@ -109,13 +94,13 @@ fn infinities_are_values() {
     ];
     let x = tensor(&bench, &rows, DType::F32);
     for k in [1, 4] {
-        let got = bench.kernels.top(&x, k, &[], None).expect("the best");
+        let got = bench.kernels.top(&x, k, Edits::default()).expect("the best");
         check(&got, &sorted(&rows, k), "infinities");
     }
 }
 
 #[test]
-fn a_nan_is_told_whatever_its_sign() {
+fn what_is_no_number_is_not_picked() {
     let Some(bench) = bench() else { return };
     for nan in [f32::NAN, -f32::NAN] {
         for at in [0, 77, 8999] {
@@ -123,11 +108,25 @@ fn a_nan_is_told_whatever_its_sign() {
             rows[1][at] = nan;
             let x = Tensor::new(rows.clone(), &bench.device).expect("logits");
             for k in [1, 3] {
-                let got = bench.kernels.top(&x, k, &[], None).expect("the best");
-                assert_eq!(got.ids[..k], sorted(&rows[..1], k).ids, "the other row");
-                assert!(got.ids[k..].iter().all(|id| *id == u32::MAX), "{:?}", got.ids);
-                assert!(got.lse[1].is_nan() && got.values[k..].iter().all(|x| x.is_nan()), "{got:?}");
+                let got = bench.kernels.top(&x, k, Edits::default()).expect("the best");
+                let right = sorted(&rows, k);
+                assert_eq!((got.ids, got.values), (right.ids, right.values), "{nan} at {at}");
             }
+        }
+    }
+}
+
+#[test]
+fn places_without_a_number_are_empty() {
+    let Some(bench) = bench() else { return };
+    for infinity in [f32::INFINITY, f32::NEG_INFINITY] {
+        for nan in [f32::NAN, -f32::NAN] {
+            let x = Tensor::new(&[[infinity, nan, nan], [nan, nan, nan]], &bench.device).expect("logits");
+            let got = bench.kernels.top(&x, 2, Edits::default()).expect("the best");
+            let none = u32::MAX;
+            assert_eq!(got.ids, [0, none, none, none], "{infinity} {nan}");
+            let lowest = f32::NEG_INFINITY;
+            assert_eq!(got.values, [infinity, lowest, lowest, lowest], "{infinity} {nan}");
         }
     }
 }
@@ -139,8 +138,7 @@ fn edits_and_masks_come_before() {
         let (vocab, words) = (5000, 157);
         let mut rows = logits(&mut Random(4), 3, vocab, 1e6, dtype);
         let x = tensor(&bench, &rows, dtype);
-        let edit = |row, token, add| Edit { row, token, add };
-        let edits = [edit(0, 4999, 50.0), edit(2, 0, 15.5), edit(2, 0, 15.25), edit(1, 17, 99.0)];
+        let bias = [(0, 4999, 50.0), (2, 0, 15.5), (2, 0, 15.25), (1, 17, 99.0)];
         // The second row may have the multiples of 3, the first all, the third tokens below 40.
         let mut bits = vec![0u32; 2 * words];
         for token in (0..vocab).step_by(3) {
@@ -148,23 +146,23 @@ fn edits_and_masks_come_before() {
         }
         bits[words] = u32::MAX;
         bits[words + 1] = 0xff;
-        let masks = Masks { words: &bits, rows: &[None, Some(0), Some(words)] };
+        let edits = Edits { bias: &bias, masks: &[(2, words as u32), (1, 0)], words: &bits };
         rows[0][4999] += 50.0;
         rows[2][0] += 15.5 + 15.25;
-        for token in 0..vocab {
-            if !token.is_multiple_of(3) {
-                rows[1][token] = f32::NEG_INFINITY;
-            }
-            if token >= 40 {
-                rows[2][token] = f32::NEG_INFINITY;
-            }
-        }
+        let hide = |row: &mut Vec<f32>, hidden: fn(usize) -> bool| {
+            row.iter_mut()
+                .enumerate()
+                .filter(|(token, _)| hidden(*token))
+                .for_each(|(_, x)| *x = f32::NEG_INFINITY);
+        };
+        hide(&mut rows[1], |token| !token.is_multiple_of(3));
+        hide(&mut rows[2], |token| token >= 40);
         for k in [1, 64] {
-            let got = bench.kernels.top(&x, k, &edits, Some(masks)).expect("the best");
+            let got = bench.kernels.top(&x, k, edits).expect("the best");
             check(&got, &sorted(&rows, k), "edited");
         }
         // The logits themselves are as they were.
-        let plain = bench.kernels.top(&x, 1, &[], None).expect("the best");
+        let plain = bench.kernels.top(&x, 1, Edits::default()).expect("the best");
         assert!(plain.values[0] <= 20.0, "{plain:?}");
     }
 }
@@ -173,16 +171,17 @@ fn edits_and_masks_come_before() {
 fn what_is_beyond_the_rows_is_refused() {
     let Some(bench) = bench() else { return };
     let x = tensor(&bench, &[vec![0.0; 40], vec![0.0; 40]], DType::F32);
-    let top =
-        |k, edits: &[Edit], masks| bench.kernels.top(&x, k, edits, masks).map_err(|error| error.to_string());
-    assert!(top(0, &[], None).is_err());
-    assert!(top(41, &[], None).is_err());
-    assert!(top(65, &[], None).is_err_and(|error| error.contains("64")));
-    for edit in [Edit { row: 2, token: 0, add: 0.0 }, Edit { row: 0, token: 40, add: 0.0 }] {
-        assert!(top(1, &[edit], None).is_err_and(|error| error.contains("edit")));
+    let top = |k, edits: Edits<'_>| bench.kernels.top(&x, k, edits).map_err(|error| error.to_string());
+    assert!(top(0, Edits::default()).is_err());
+    assert!(top(41, Edits::default()).is_err());
+    assert!(top(65, Edits::default()).is_err_and(|error| error.contains("64")));
+    for bias in [(2, 0, 0.0), (0, 40, 0.0)] {
+        assert!(
+            top(1, Edits { bias: &[bias], ..Edits::default() }).is_err_and(|error| error.contains("bias"))
+        );
     }
-    let words = [0u32; 3];
-    for rows in [&[None, Some(2)][..], &[Some(0)], &[Some(usize::MAX), None]] {
-        assert!(top(1, &[], Some(Masks { words: &words, rows })).is_err_and(|error| error.contains("mask")));
+    for masks in [&[(0, 2)][..], &[(2, 0)], &[(0, u32::MAX)], &[(1, 0), (1, 1)]] {
+        let edits = Edits { masks, words: &[0; 3], ..Edits::default() };
+        assert!(top(1, edits).is_err_and(|error| error.contains("mask")), "{masks:?}");
     }
 }
