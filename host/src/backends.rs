@@ -41,9 +41,13 @@ fn plugin(row: &Row, overview: &Overview) -> String {
 fn device_line(row: &Row, device: &DeviceRow, overview: &Overview) -> String {
     let name = format!("{}:{}", row.id.as_deref().unwrap_or_default(), device.index);
     let used = row.verdict.code == "OK" && overview.effective.as_deref() == Some(name.as_str());
+    let with = match device.quirks.as_slice() {
+        [] => String::new(),
+        quirks => format!(" with {}", quirks.join(", ")),
+    };
     let verdict = match (used, device.verdict.code) {
-        (true, _) => "OK, used".to_owned(),
-        (false, "OK") => "OK".to_owned(),
+        (true, _) => format!("OK{with}, used"),
+        (false, "OK") => format!("OK{with}"),
         (false, code) => format!("{code}: {}", device.verdict.cause),
     };
     let parts = [

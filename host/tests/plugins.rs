@@ -4,11 +4,10 @@
 mod support;
 
 use serde_json::{Value, json};
+use support::requests::{COMPLETIONS, out_of_service, says};
 use support::{
     Answer, Run, Server, eventually, fixture, job_events, plugin, sconce, sconce_with, temp_dir, text,
 };
-
-const COMPLETIONS: &str = "/v1/completions";
 
 fn prompt(max_tokens: u32) -> Value {
     json!({"prompt": "Once", "max_tokens": max_tokens, "temperature": 0})
@@ -16,33 +15,6 @@ fn prompt(max_tokens: u32) -> Value {
 
 fn complete(server: &Server, max_tokens: u32) -> Answer {
     server.post(COMPLETIONS, &prompt(max_tokens))
-}
-
-/// The words are in the error's message.
-#[track_caller]
-fn says(error: &Value, words: &[&str]) {
-    let message = error["message"].as_str().expect("an error has a message");
-    words.iter().for_each(|word| assert!(message.contains(word), "{word:?} is not in: {message}"));
-}
-
-/// The backend is out of service for good, and everybody who asks is told why.
-#[track_caller]
-fn out_of_service(server: &Server, reason: &str) {
-    for _ in 0..2 {
-        let error = complete(server, 3).error(503);
-        assert_eq!(error["code"], "backend_unavailable", "{error}");
-        says(&error, &["out of service", reason]);
-    }
-    let health = server.get("/health").ok();
-    assert_eq!(health["status"], "not_ready", "{health}");
-    assert!(health["not_ready"].as_str().is_some_and(|why| why.contains(reason)), "{health}");
-    let ready = server.get("/ready");
-    assert_eq!(ready.status, 503, "{ready:?}");
-    assert!(ready.json()["reason"].as_str().is_some_and(|why| why.contains(reason)), "{ready:?}");
-    let refusal = server.post("/execute", &prompt(3));
-    assert_eq!((refusal.status, &refusal.json()["code"]), (503, &json!("BACKEND_UNAVAILABLE")));
-    server.terminate();
-    assert_eq!(server.exit_code(), 0, "{}", server.log());
 }
 
 #[test]

@@ -29,9 +29,9 @@ pub use gpu::{Gpu, Node};
 pub use nvidia::SmiFailure;
 pub use roots::Roots;
 pub use system::{Driver, Library, System};
-pub use vendor::VARIABLES;
 #[cfg(test)]
 pub use vendor::Vendor;
+pub use vendor::{VARIABLES, VENDORS};
 
 /// What this machine has.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -183,7 +183,9 @@ impl Facts<'_> {
         match (&candidate.verdict, wish.index, asked) {
             (Verdict::Ok, Some(_), Some(probed)) if !probed.verdict.is_ok() => probed.verdict.clone(),
             (Verdict::Ok, Some(index), None) => {
-                Verdict::NoDevice { why: format!("it has no device {index}; there are {}", devices.len()) }
+                let there: Vec<String> =
+                    devices.iter().map(|probed| probed.device.index.to_string()).collect();
+                Verdict::NoDevice { why: format!("it has no device {index}, only {}", there.join(", ")) }
             }
             (Verdict::Ok, ..) if self.require_gpu => {
                 Verdict::NoDevice { why: "it has no GPU, and --require-gpu asks for one".into() }

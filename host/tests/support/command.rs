@@ -93,14 +93,15 @@ pub fn sconce_at(binary: &Path, args: &[&str], variables: &[(&str, &str)]) -> Ru
     run
 }
 
-/// The binary in an environment of its own: no variable of ours, no cache of the user's. What is found by probing
+/// The binary in an environment of its own: no variable of ours, none that hides GPUs, no cache of the user's. What is found by probing
 /// plugins is shared by all tests, or each run would do it anew; a test that wants to see it done sets
 /// XDG_CACHE_HOME, or gives --no-probe-cache.
 pub fn command(binary: &Path, home: &Path) -> Command {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
     let mut command = Command::new(binary);
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("SCONCE_") || name == "RUST_LOG" {
+        let ours = ["SCONCE_", "CUDA_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix));
+        if ours || name == "RUST_LOG" {
             command.env_remove(name);
         }
     }

@@ -1,4 +1,4 @@
-//! What the tests of limits and of draining ask, and how.
+//! What the tests of limits, of draining and of backends that fail ask, and what they are told.
 
 use std::time::Duration;
 
@@ -30,4 +30,31 @@ pub fn streamed(max_tokens: u32) -> Value {
 #[track_caller]
 pub fn send(connection: &mut Raw, bytes: &[u8]) {
     connection.send(bytes).expect("the server reads");
+}
+
+/// The words are in the error's message.
+#[track_caller]
+pub fn says(error: &Value, words: &[&str]) {
+    let message = error["message"].as_str().expect("an error has a message");
+    words.iter().for_each(|word| assert!(message.contains(word), "{word:?} is not in: {message}"));
+}
+
+/// The backend is out of service for good, and everybody who asks is told why.
+#[track_caller]
+pub fn out_of_service(server: &Server, reason: &str) {
+    for _ in 0..2 {
+        let error = server.post(COMPLETIONS, &completion(3)).error(503);
+        assert_eq!(error["code"], "backend_unavailable", "{error}");
+        says(&error, &["out of service", reason]);
+    }
+    let health = server.get("/health").ok();
+    assert_eq!(health["status"], "not_ready", "{health}");
+    assert!(health["not_ready"].as_str().is_some_and(|why| why.contains(reason)), "{health}");
+    let ready = server.get("/ready");
+    assert_eq!(ready.status, 503, "{ready:?}");
+    assert!(ready.json()["reason"].as_str().is_some_and(|why| why.contains(reason)), "{ready:?}");
+    let refusal = server.post("/execute", &completion(3));
+    assert_eq!((refusal.status, &refusal.json()["code"]), (503, &json!("BACKEND_UNAVAILABLE")));
+    server.terminate();
+    assert_eq!(server.exit_code(), 0, "{}", server.log());
 }

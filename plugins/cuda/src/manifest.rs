@@ -16,7 +16,7 @@ pub const MANIFEST: Manifest = Manifest {
     device_code: crate::images::NAMES,
     libraries: LIBRARIES,
     driver: Some(DRIVER),
-    status: Status::Release,
+    status: Status::PreRelease,
     test: false,
 };
 

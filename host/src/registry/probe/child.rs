@@ -4,6 +4,7 @@ use sconce_plugin_api::loader::{DriverFloor, ask_driver, read_manifest};
 
 use crate::cli::ProbeArgs;
 use crate::error::{Error, Exit};
+use crate::hardware::VENDORS;
 use crate::registry::verdict::{Stage, Verdict};
 use crate::registry::{Backend, Device, judge};
 
@@ -49,7 +50,7 @@ fn open(args: &ProbeArgs, writer: &mut Writer) -> std::io::Result<Result<Opened,
     };
     if let Some(driver) = &manifest.driver {
         writer.stage(Stage::Driver)?;
-        if let Err(verdict) = preflight(driver) {
+        if let Err(verdict) = preflight(driver, &manifest.id) {
             return Ok(Err(verdict));
         }
     }
@@ -68,12 +69,27 @@ fn open(args: &ProbeArgs, writer: &mut Writer) -> std::io::Result<Result<Opened,
 }
 
 /// Asks the driver before the plugin does: is it there, is it new enough, has it devices.
-fn preflight(floor: &DriverFloor) -> Result<(), Verdict> {
-    let answer = ask_driver(floor).map_err(|error| judge::driver(floor, &error))?;
-    match answer.devices {
-        Some(0) => Err(Verdict::NoDevice { why: format!("the {} sees no device", floor.name) }),
-        _ => Ok(()),
-    }
+fn preflight(floor: &DriverFloor, backend: &str) -> Result<(), Verdict> {
+    let verdict = match ask_driver(floor) {
+        Err(error) => judge::driver(floor, &error),
+        Ok(answer) if answer.devices == Some(0) => {
+            Verdict::NoDevice { why: format!("the {} sees no device", floor.name) }
+        }
+        Ok(_) => return Ok(()),
+    };
+    Err(match verdict {
+        Verdict::NoDevice { why } => {
+            Verdict::NoDevice { why: why + &choice(backend, |name| std::env::var(name).ok()) }
+        }
+        other => other,
+    })
+}
+
+/// The variables that choose which devices a backend's driver shows, where they are set.
+fn choice(backend: &str, value: impl Fn(&str) -> Option<String>) -> String {
+    let facts = VENDORS.iter().filter(|facts| facts.backend == Some(backend));
+    let set = facts.flat_map(|facts| facts.visible).filter_map(|name| Some((name, value(name)?)));
+    set.map(|(name, value)| format!(", with {name}={value:?}")).collect()
 }
 
 fn check(backend: &Backend, mut device: Device, args: &ProbeArgs) -> ProbedDevice {
@@ -112,4 +128,21 @@ fn end() -> ! {
     #[cfg(unix)]
     let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     std::process::exit(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_hides_devices_is_named() {
+        let check = |backend, set: Option<&str>, expected| {
+            let value = |name: &str| set.filter(|_| name == "CUDA_VISIBLE_DEVICES").map(str::to_owned);
+            assert_eq!(choice(backend, value), expected, "{backend} {set:?}");
+        };
+        check("cuda", None, "");
+        check("cuda", Some(""), ", with CUDA_VISIBLE_DEVICES=\"\"");
+        check("cuda", Some("7"), ", with CUDA_VISIBLE_DEVICES=\"7\"");
+        check("other", Some(""), "");
+    }
 }

@@ -22,11 +22,11 @@ enum : Result {
     kInvalidContext = 201,
     kNoBinaryForGpu = 209,
     kUnsupportedPtxVersion = 222,
-    kInvalidDeviceFunction = 98,
     kInvalidHandle = 400,
     kNotFound = 500,
     kNotReady = 600,
     kIllegalAddress = 700,
+    kLaunchOutOfResources = 701,
     kNotSupported = 801,
     kStreamCaptureUnsupported = 900,
 };
@@ -39,7 +39,7 @@ struct Options {
     size_t memory = size_t(16) << 30;
     uint64_t launch_fails_at = 0, lost_at = 0;
     int lost_with = kIllegalAddress;
-    std::string lost_when, garbage, name = "Emulated GPU";
+    std::string launch_fails_when, lost_when, garbage, name = "Emulated GPU";
     bool trace = false, launches = false, check = false, guard = false;
     std::vector<int> visible;  // ordinals of the machine, in the order of CUDA_VISIBLE_DEVICES
 };

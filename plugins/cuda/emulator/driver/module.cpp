@@ -79,7 +79,8 @@ Result begin_launch(const char* name, bool* skip) {
     const uint64_t number = ++state().launches;
     if (options.launches) std::fprintf(stderr, "emulated GPU: launch %llu: %s\n", (unsigned long long)number, name);
     *skip = !options.garbage.empty() && std::strstr(name, options.garbage.c_str());
-    if (number == options.launch_fails_at) return kInvalidDeviceFunction;
+    if (number == options.launch_fails_at) return kLaunchOutOfResources;
+    if (!options.launch_fails_when.empty() && unlink(options.launch_fails_when.c_str()) == 0) return kLaunchOutOfResources;
     const bool lost = (options.lost_at && number >= options.lost_at) ||
                       (!options.lost_when.empty() && access(options.lost_when.c_str(), F_OK) == 0);
     if (lost) state().lost = options.lost_with;

@@ -5,7 +5,8 @@
 //   capability=7.5       the compute capability; below 8.0 refuses the plugin's PTX
 //   memory=BYTES         device memory: more answers CUDA_ERROR_OUT_OF_MEMORY
 //   name=TEXT            the device's name
-//   launch_fails_at=N    the Nth launch (from 1, cuBLAS's counted) answers CUDA_ERROR_INVALID_DEVICE_FUNCTION; later ones work
+//   launch_fails_at=N    the Nth launch (from 1, cuBLAS's counted) answers CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES; later ones work
+//   launch_fails_when=PATH  the same with the first launch at which a file PATH exists, which is removed then
 //   lost_at=N            from the Nth launch on every call answers CUDA_ERROR_ILLEGAL_ADDRESS
 //   lost_when=PATH       the same from the first launch at which a file PATH exists
 //   lost_with=CODE       another code for these two, such as 719
@@ -36,6 +37,7 @@ void read_item(Options& options, const std::string& key, const std::string& valu
     else if (key == "memory") options.memory = std::strtoull(value.c_str(), nullptr, 10);
     else if (key == "name") options.name = value;
     else if (key == "launch_fails_at") options.launch_fails_at = std::strtoull(value.c_str(), nullptr, 10);
+    else if (key == "launch_fails_when") options.launch_fails_when = value;
     else if (key == "lost_at") options.lost_at = std::strtoull(value.c_str(), nullptr, 10);
     else if (key == "lost_when") options.lost_when = value;
     else if (key == "lost_with") options.lost_with = std::atoi(value.c_str());
