@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, MetalDevice};
 use sconce_engine::Target;
+use sconce_formats::memory;
 use sconce_plugin_api::sdk::{Code, Error, Options, Result};
 
 use crate::decide::machine;
@@ -77,6 +78,8 @@ pub fn target(device: &MetalDevice, options: &Options<'_>) -> Result<Target> {
             free_bytes(&asked)
         }),
         packed_share: 0.0,
+        // The memory is the host's, and what is free there is a share of it already.
+        kv_share: memory::KV_SHARE,
     })
 }
 
