@@ -60,8 +60,18 @@ impl EngineExecutor {
         EngineExecutor { decoder, cache, facts, counters }
     }
 
-    /// Runs a step whose room is claimed, and writes its rows.
+    /// Runs a step whose room is claimed, and writes its rows. After an error nothing of it is left on the device, so
+    /// that what else goes wrong there is not taken for the next step's.
     fn step(&mut self, batch: &Batch<'_>, out: &mut Outputs<'_>) -> Result<usize> {
+        let done = self.compute(batch, out);
+        if done.is_err() {
+            // The first error is the one that counts.
+            let _ = self.decoder.ops().finish();
+        }
+        done
+    }
+
+    fn compute(&mut self, batch: &Batch<'_>, out: &mut Outputs<'_>) -> Result<usize> {
         let wanted = batch.wanted_tokens();
         let (table, store) = self.cache.parts();
         let parts = batch.chunks.iter().map(|chunk| part(table, chunk)).collect::<Result<_>>()?;

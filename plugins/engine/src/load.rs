@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use candle_core::DType;
 use sconce_formats::memory::{self, Held, KvType};
 use sconce_formats::tensors::{Role, Slot};
 use sconce_formats::{ElementType, Format, ModelHeader, ModelSource, TensorEntry};
@@ -243,7 +244,7 @@ fn cache(target: &Target, request: &LoadRequest, header: &ModelHeader, facts: &F
     let per_block = layout.bytes_per_token() * BLOCK as u64;
     let most = sequences.saturating_mul(facts.max_context.div_ceil(BLOCK));
     let budget = match request.kv_bytes {
-        0 => share_of_free(target, facts, step_bytes(target, request, header)),
+        0 => share_of_free(target, facts, step_bytes(target, request, header, facts.compute)),
         asked => asked,
     };
     let blocks = usize::try_from(budget / per_block).unwrap_or(usize::MAX).min(most);
@@ -290,15 +291,15 @@ fn check_heads_fit(header: &ModelHeader, kv: KvType) -> Result<()> {
 }
 
 /// Bytes that the largest step takes on a device, at most: what the widest layer makes of its tokens, as floats of 32
-/// bits beside those of 16, and a little for what libraries load at their first call. The host's memory needs no such
+/// bits beside those it computes in, and a little for what libraries load at their first call. The host's memory needs no such
 /// care, where half of it is left free.
-fn step_bytes(target: &Target, request: &LoadRequest, header: &ModelHeader) -> u64 {
+fn step_bytes(target: &Target, request: &LoadRequest, header: &ModelHeader, compute: DType) -> u64 {
     const LIBRARIES: u64 = 128 << 20;
     if target.device.is_cpu() {
         return 0;
     }
     let config = &header.config;
-    let a_token = 6 * 2 * config.mlp.size + 16 * config.hidden_size;
+    let a_token = (4 + compute.size_in_bytes()) * 2 * config.mlp.size + 16 * config.hidden_size;
     let rows = 8 * config.vocab_size as u64 * u64::from(request.max_sequences);
     u64::from(request.max_batch_tokens) * a_token as u64 + rows + LIBRARIES
 }

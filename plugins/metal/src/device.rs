@@ -92,11 +92,12 @@ pub fn free_bytes(device: &MetalDevice) -> Option<u64> {
     )
 }
 
-/// Lets go of the buffers that nobody uses any more, which candle keeps until all work is done. A device that fails
-/// here fails its next step too, and says so there.
+/// Lets go of the buffers that nobody uses any more, which candle keeps until all work is done. Work that failed keeps
+/// it from doing so the first time; nobody waits for what is left of it here.
 pub fn give_back(device: &MetalDevice) {
     if let Err(error) = device.wait_until_completed() {
-        tracing::debug!("the device does not end its work: {error}");
+        tracing::warn!("work that nobody waits for any more failed on the device: {error}");
+        let _ = device.wait_until_completed();
     }
 }
 

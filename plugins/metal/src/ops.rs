@@ -80,10 +80,13 @@ impl Ops for MetalOps {
     fn fault(&self, error: &Error) -> Fault {
         match faults::meaning(&error.to_string()) {
             Meaning::Lost => Fault::Lost,
-            Meaning::NoMemory => Fault::NoMemory {
-                free_bytes: device::free_bytes(&self.device).unwrap_or(0),
-                total_bytes: self.device.metal_device().recommended_max_working_set_size() as u64,
-            },
+            Meaning::NoMemory => {
+                device::give_back(&self.device);
+                Fault::NoMemory {
+                    free_bytes: device::free_bytes(&self.device).unwrap_or(0),
+                    total_bytes: self.device.metal_device().recommended_max_working_set_size() as u64,
+                }
+            }
             Meaning::Failed => Fault::Other,
         }
     }

@@ -54,7 +54,8 @@ pub fn way(task: Task) -> Way {
         Task { queries: 1, .. } | Task { softcap: Some(_), .. } => Way::Products,
         Task { queries, past, window: Some(window), .. } if window < past + queries => Way::Products,
         Task { head_dim, ty, .. } if is_float(ty) && TILED_DIMS.contains(&head_dim) => {
-            if tile_bytes(head_dim, ty) <= GROUP_BYTES { Way::Tiled } else { Way::Products }
+            let fits = tile_bytes(head_dim, ty) <= GROUP_BYTES;
+            if fits && hides_the_future(task) { Way::Tiled } else { Way::Products }
         }
         _ => Way::Products,
     }
@@ -62,6 +63,15 @@ pub fn way(task: Task) -> Way {
 
 fn is_float(ty: DType) -> bool {
     matches!(ty, DType::F32 | DType::F16 | DType::BF16)
+}
+
+/// Whether the tiled kernel masks every tile of keys in which a query has its own. It counts these from the end, one
+/// too few where the first query does not begin a tile of keys, and masks one more only where the last of all keys does
+/// not end one. Without the mask queries would see tokens that come after them.
+fn hides_the_future(task: Task) -> bool {
+    let (tile, past) = (tile_keys(task.head_dim), task.past);
+    let ends_a_tile = (past + task.queries).is_multiple_of(tile);
+    !ends_a_tile || past.is_multiple_of(tile) || (past + 1).is_multiple_of(tile)
 }
 
 /// Keys in a tile.
@@ -137,6 +147,27 @@ mod tests {
     fn types_that_kernels_lack_go_through_products() {
         check(Task { ty: DType::F64, ..DECODE }, Way::Products);
         check(Task { ty: DType::F64, ..PREFILL }, Way::Products);
+    }
+
+    /// The rule in the kernel's own words: from which tile of keys on it masks, and which is the first that has to be.
+    #[test]
+    fn tiles_that_would_show_the_future_go_through_products() {
+        for head_dim in [64, 128] {
+            let tile = tile_keys(head_dim);
+            for (past, queries) in (0..70).flat_map(|past| (2..70).map(move |queries| (past, queries))) {
+                let aligned = (past + queries) % tile == 0;
+                let hides = (0..queries.div_ceil(TILE_QUERIES)).all(|at| {
+                    let end = ((at + 1) * TILE_QUERIES + past).div_ceil(tile);
+                    let masked = TILE_QUERIES.div_ceil(tile) + usize::from(!aligned);
+                    end.saturating_sub(masked) <= (at * TILE_QUERIES + past + 1) / tile
+                });
+                let expected = if hides { Way::Tiled } else { Way::Products };
+                check(Task { head_dim, past, queries, ..PREFILL }, expected);
+            }
+        }
+        check(Task { past: 5, queries: 27, ..PREFILL }, Way::Products);
+        check(Task { past: 5, queries: 11, head_dim: 128, ..PREFILL }, Way::Products);
+        check(Task { past: 0, queries: 32, ..PREFILL }, Way::Tiled);
     }
 
     #[test]

@@ -40,7 +40,8 @@ fn one_row_is_right(ty: GgmlDType, outputs: usize) -> bool {
         GgmlDType::Q6K => outputs.is_multiple_of(2),
         // Floats in blocks of one: every output is that of the first (candle issue 3856).
         GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => false,
-        _ => true,
+        // These read weights by eight rows before they look which are there.
+        _ => outputs.is_multiple_of(8),
     }
 }
 
@@ -84,7 +85,8 @@ mod tests {
             (GgmlDType::Q4K, 50_258, Way::Twice),
             (GgmlDType::Q6K, 50_257, Way::Twice),
             (GgmlDType::Q6K, 50_258, Way::Rows),
-            (GgmlDType::Q8_0, 50_257, Way::Rows),
+            (GgmlDType::Q8_0, 50_257, Way::Twice),
+            (GgmlDType::Q8_0, 50_264, Way::Rows),
         ] {
             check(ty, outputs, 1, expected);
             check(ty, outputs, 3, Way::Rows);
