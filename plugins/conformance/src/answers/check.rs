@@ -88,8 +88,8 @@ fn wrong(model: &str, rows: usize, error: f32, limit: f32, tried: &[String]) -> 
 
 /// Compares what a device computes for the models in `dir` ([`super::write_models`]) with what they are.
 ///
-/// Loads and runs on the calling thread. `options` go into every load. Where an answer is wrong or a call fails, all
-/// models are run again with each of the device's quirk switches, and at last with all of them together.
+/// Loads and runs on the calling thread. `options` go into every load. Where an answer is wrong, all models are
+/// run again with each of the device's quirk switches, and at last with all of them together.
 ///
 /// # Errors
 /// [`AnswerError::Wrong`], of the run without switches; [`AnswerError::Failed`].
@@ -116,7 +116,7 @@ pub(crate) fn check_on(
     };
     let plain = match run(&[]) {
         Ok(measured) => return Ok(measured.passed(&[])),
-        // A kernel that cannot even be made may have another in its place.
+        Err(error @ AnswerError::Failed { .. }) => return Err(error),
         Err(error) => error,
     };
     let quirks: Vec<&str> = device.quirks.iter().map(|quirk| quirk.as_str()).collect();
